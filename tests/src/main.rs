@@ -1,0 +1,1 @@
+//! The workspace's tests, one integration binary: a module for each part of the product.
