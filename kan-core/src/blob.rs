@@ -1,0 +1,493 @@
+//! The model file: its header, its message, and the encoder. Byte by byte in `FORMAT.md`.
+//!
+//! A host builds a [`Message`] from one [`LayerMessage`] per layer and calls [`Message::encode`];
+//! a device reads the same structs back, without copying their tables. Neither allocates.
+//!
+//! ```
+//! use kan_core::blob::{Aligned, Head, LayerMessage, Message, Node, Scalar};
+//!
+//! // One input, one output, one edge: the straight line y = x over two linear intervals.
+//! let nodes = [Node { lo: -1.0, inv_step: 1.0, margin: 0.0, intervals: 2, edges: 1 }.pack()];
+//! let layer = LayerMessage {
+//!     degree: 1,
+//!     scalar: Scalar::F32,
+//!     residual: false,
+//!     outputs: 1,
+//!     nodes: Aligned::of(&nodes),
+//!     bias: Aligned::of(&[0.0_f32]),
+//!     targets: Aligned::of(&[0_u16]),
+//!     coefficients: Aligned::of(&[-1.0_f32, 0.0, 1.0]),
+//!     base: Aligned::of::<f32>(&[]),
+//! };
+//! let message = Message {
+//!     name: "line",
+//!     head: Head::Identity,
+//!     input_names: "x",
+//!     output_names: "y",
+//!     layers: &[layer],
+//! };
+//!
+//! let mut words = [0_u32; 64]; // words, so that the bytes are aligned
+//! let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+//! let len = message.encode(bytes).expect("the buffer is large enough");
+//! assert_eq!(len, message.encoded_len());
+//!
+//! let model = kan_core::Model::<1, 1, 1, 1>::load(&bytes[..len])?;
+//! assert_eq!(model.eval(&[0.25]), [0.25]);
+//! # Ok::<(), kan_core::LoadError>(())
+//! ```
+
+use core::fmt;
+
+use bytemuck::NoUninit;
+use crc::{CRC_32_ISO_HDLC, Crc, NoTable};
+use serde::{Deserialize, Serialize};
+
+/// The first four bytes of every blob; the last of them occurs in no UTF-8 text.
+pub const MAGIC: [u8; 4] = *b"KAN\xFA";
+
+/// The format version this crate writes, and the newest it reads.
+pub const VERSION: u16 = 1;
+
+/// Bytes before the message.
+pub const HEADER_LEN: usize = 32;
+
+/// Bitwise, as a table would cost a device 1 KiB of flash.
+const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
+
+/// Why [`Model::load`](crate::Model::load) refused a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The bytes do not begin with the magic number.
+    NotABlob,
+    /// The blob is of this format version, which this crate does not know.
+    Version(u16),
+    /// The blob is longer than the bytes given.
+    Truncated,
+    /// There are bytes after the blob's end.
+    TrailingBytes,
+    /// The CRC-32 is not that of the bytes.
+    Checksum,
+    /// The bytes do not start at a multiple of four; see [`ModelBytes`](crate::ModelBytes).
+    Misaligned,
+    /// The model has more inputs, outputs, layers, or nodes in a layer than the type has room for.
+    CapacityExceeded,
+    /// The tables are of a degree or number format this version of the crate does not evaluate.
+    Unsupported,
+    /// A field, length or index contradicts the others.
+    Malformed,
+    /// A table holds a NaN or an infinity.
+    NotFinite,
+    /// Some input could drive a sum out of the range of `f32`, or a grid is too wide to locate.
+    Overflow,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotABlob => "not a KAN model",
+            Self::Version(version) => {
+                return write!(f, "blob format version {version} is not known here");
+            }
+            Self::Truncated => "the blob is cut short",
+            Self::TrailingBytes => "there are bytes after the blob",
+            Self::Checksum => "the checksum does not match: the blob is damaged",
+            Self::Misaligned => "the blob does not start at a multiple of four",
+            Self::CapacityExceeded => "the model is larger than the capacity of its type",
+            Self::Unsupported => "the tables are of a kind this version does not evaluate",
+            Self::Malformed => "the blob contradicts itself",
+            Self::NotFinite => "a table holds a NaN or an infinity",
+            Self::Overflow => "a sum could leave the range of f32",
+        })
+    }
+}
+
+impl core::error::Error for LoadError {}
+
+/// What the outputs of the last layer mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Head {
+    /// The outputs are the predicted values themselves.
+    Identity,
+    /// At least two logits, one for each class.
+    Softmax,
+    /// Exactly one logit, that of class 1 against class 0.
+    Sigmoid,
+}
+
+/// Number format of a layer's coefficients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Scalar {
+    /// IEEE 754 binary32.
+    F32,
+    /// Reserved: `load` answers [`LoadError::Unsupported`].
+    I16,
+    /// Reserved: `load` answers [`LoadError::Unsupported`].
+    I8,
+}
+
+/// A model, ready to be encoded. The blob is a header and this struct as one postcard message.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Message<'a> {
+    /// Name of the model, for people.
+    pub name: &'a str,
+    /// Meaning of the outputs.
+    pub head: Head,
+    /// One name per input, separated by line feeds; or empty.
+    pub input_names: &'a str,
+    /// One name per output or class (two for [`Head::Sigmoid`]), separated by line feeds; or empty.
+    pub output_names: &'a str,
+    /// The layers, first to last. The number of inputs is that of the first layer's nodes.
+    pub layers: &'a [LayerMessage<'a>],
+}
+
+/// One layer's tables: `inputs` nodes, each with edges to some of the `outputs` nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct LayerMessage<'a> {
+    /// Degree of the splines: 3, 1 or 0.
+    pub degree: u8,
+    /// Number format of `coefficients`.
+    pub scalar: Scalar,
+    /// Whether every edge adds `base[edge]`·silu(x) to its spline.
+    pub residual: bool,
+    /// Number of output nodes, at least 1.
+    pub outputs: u16,
+    /// One [`Node`] per input, packed: `[u32; 4]` each.
+    #[serde(borrow)]
+    pub nodes: Aligned<'a>,
+    /// `f32` per output: where its sum starts.
+    #[serde(borrow)]
+    pub bias: Aligned<'a>,
+    /// `u16` per edge, node by node: the output it leads to, strictly ascending within a node.
+    #[serde(borrow)]
+    pub targets: Aligned<'a>,
+    /// Node by node, (`intervals` + `degree`) rows of `edges` coefficients.
+    #[serde(borrow)]
+    pub coefficients: Aligned<'a>,
+    /// `f32` per edge, in the order of `targets`: factor of silu(x). Empty unless `residual`.
+    #[serde(borrow)]
+    pub base: Aligned<'a>,
+}
+
+/// Bulk data that starts at a multiple of four from the blob's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Aligned<'a> {
+    /// 0 to 3 zero bytes. [`Message::encode`] computes them; what stands here does not matter.
+    pub pad: &'a [u8],
+    /// The data, little endian.
+    pub data: &'a [u8],
+}
+
+impl<'a> Aligned<'a> {
+    /// The bytes of `values`.
+    pub fn of<T: NoUninit>(values: &'a [T]) -> Self {
+        Self {
+            pad: &[],
+            data: bytemuck::cast_slice(values),
+        }
+    }
+}
+
+/// The uniform grid that all edges leaving one input node share.
+///
+/// The grid covers [lo, lo + intervals / inv_step]; beyond it every edge goes on as a straight
+/// line for `margin` further intervals on each side (not with degree 0, which stays constant),
+/// and beyond that the input saturates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Node {
+    /// Left end of the grid, in the unit of the input.
+    pub lo: f32,
+    /// Intervals per unit of the input, positive.
+    pub inv_step: f32,
+    /// Width of the margin in intervals, not negative.
+    pub margin: f32,
+    /// Number of intervals, at least 1.
+    pub intervals: u16,
+    /// Number of edges that leave the node.
+    pub edges: u16,
+}
+
+impl Node {
+    /// The record as it stands in the blob.
+    pub fn pack(self) -> [u32; 4] {
+        [
+            self.lo.to_bits(),
+            self.inv_step.to_bits(),
+            self.margin.to_bits(),
+            pair(self.intervals, self.edges),
+        ]
+    }
+
+    /// The inverse of [`pack`](Self::pack).
+    pub fn unpack([lo, inv_step, margin, counts]: [u32; 4]) -> Self {
+        let (intervals, edges) = halves(counts);
+        Self {
+            lo: f32::from_bits(lo),
+            inv_step: f32::from_bits(inv_step),
+            margin: f32::from_bits(margin),
+            intervals,
+            edges,
+        }
+    }
+}
+
+impl Message<'_> {
+    /// Length of the blob in bytes.
+    pub fn encoded_len(&self) -> usize {
+        let start = HEADER_LEN + self.title().encoded_len();
+        self.layers
+            .iter()
+            .fold(start, |at, layer| layer.padded(at).1)
+    }
+
+    /// Writes the blob to the start of `buffer` and returns its length.
+    ///
+    /// `None` if `buffer` is shorter than [`encoded_len`](Self::encoded_len), or if a number does
+    /// not fit its header field (65 535 inputs or layers, 4 GiB). Nothing else is checked here:
+    /// [`Model::load`](crate::Model::load) is the one place that decides what a valid model is.
+    pub fn encode(&self, buffer: &mut [u8]) -> Option<usize> {
+        let mut at = HEADER_LEN;
+        at += postcard::to_slice(&self.title(), buffer.get_mut(at..)?)
+            .ok()?
+            .len();
+        for layer in self.layers {
+            let (padded, _) = layer.padded(at);
+            at += postcard::to_slice(&padded, buffer.get_mut(at..)?)
+                .ok()?
+                .len();
+        }
+        let blob = buffer.get_mut(..at)?;
+        let header = self.header(at)?;
+        *blob.first_chunk_mut()? = header.bytes();
+        let crc = checksum(blob)?;
+        *blob.first_chunk_mut()? = Header { crc, ..header }.bytes();
+        Some(at)
+    }
+
+    fn title(&self) -> Title<'_> {
+        Title {
+            name: self.name,
+            head: self.head,
+            input_names: self.input_names,
+            output_names: self.output_names,
+            layers: self.layers.len(),
+        }
+    }
+
+    fn header(&self, len: usize) -> Option<Header> {
+        let edges = |layer: &LayerMessage| {
+            let (nodes, _) = layer.nodes.data.as_chunks::<16>();
+            nodes
+                .iter()
+                .map(|node| u32::from(u16::from_le_bytes([node[14], node[15]])))
+                .sum()
+        };
+        Some(Header {
+            len: u32::try_from(len).ok()?,
+            crc: 0,
+            inputs: u16::try_from(self.layers.first()?.nodes.data.len() / 16).ok()?,
+            outputs: self.layers.last()?.outputs,
+            width: self.layers.iter().map(|layer| layer.outputs).max()?,
+            layers: u16::try_from(self.layers.len()).ok()?,
+            edges: self
+                .layers
+                .iter()
+                .map(edges)
+                .try_fold(0, u32::checked_add)?,
+        })
+    }
+}
+
+/// The fields of [`Message`] before its layers, and the number of layers: what a reader meets
+/// first, as a postcard struct is the concatenation of its fields.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Title<'a> {
+    pub name: &'a str,
+    pub head: Head,
+    pub input_names: &'a str,
+    pub output_names: &'a str,
+    pub layers: usize,
+}
+
+impl Title<'_> {
+    /// Bytes in the message, every length in its shortest form.
+    pub fn encoded_len(&self) -> usize {
+        let text = |text: &str| varint_len(text.len()) + text.len();
+        let head = 1;
+        text(self.name)
+            + head
+            + text(self.input_names)
+            + text(self.output_names)
+            + varint_len(self.layers)
+    }
+}
+
+impl LayerMessage<'_> {
+    /// The layer as it stands in a blob if it begins at byte `start`, and where it ends then.
+    ///
+    /// The writer pads by this; the reader compares with it, so that a layer has one encoding only.
+    pub(crate) fn padded(&self, start: usize) -> (Self, usize) {
+        let mut layer = *self;
+        let degree_scalar_residual = 3;
+        let mut at = start + degree_scalar_residual + varint_len(usize::from(layer.outputs));
+        for field in [
+            &mut layer.nodes,
+            &mut layer.bias,
+            &mut layer.targets,
+            &mut layer.coefficients,
+            &mut layer.base,
+        ] {
+            at += 1 + varint_len(field.data.len());
+            field.pad = match at % 4 {
+                0 => &[],
+                1 => &[0; 3],
+                2 => &[0; 2],
+                _ => &[0; 1],
+            };
+            at += field.pad.len() + field.data.len();
+        }
+        (layer, at)
+    }
+
+    pub(crate) fn pads(&self) -> [&[u8]; 5] {
+        [
+            &self.nodes,
+            &self.bias,
+            &self.targets,
+            &self.coefficients,
+            &self.base,
+        ]
+        .map(|f| f.pad)
+    }
+}
+
+/// Bytes of a postcard length or unsigned integer: seven bits each.
+fn varint_len(value: usize) -> usize {
+    match value {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        0x4000..0x20_0000 => 3,
+        0x20_0000..0x1000_0000 => 4,
+        _ => 5,
+    }
+}
+
+/// The fixed part of a blob: what must be known before the message can be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    pub len: u32,
+    pub crc: u32,
+    pub inputs: u16,
+    pub outputs: u16,
+    pub width: u16,
+    pub layers: u16,
+    pub edges: u32,
+}
+
+impl Header {
+    /// Reads the header and checks all that can be checked without the message.
+    pub fn read(blob: &[u8]) -> Result<Self, LoadError> {
+        let len = blob_len(blob)?;
+        match blob.len() {
+            have if have < len => return Err(LoadError::Truncated),
+            have if have > len => return Err(LoadError::TrailingBytes),
+            _ => {}
+        }
+        let bytes: &[u8; HEADER_LEN] = blob.first_chunk().ok_or(LoadError::Truncated)?;
+        let mut words = [0; HEADER_LEN / 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        let [_, version, len, crc, nodes, sizes, edges, reserved] = words;
+        if checksum(blob) != Some(crc) {
+            return Err(LoadError::Checksum);
+        }
+        if halves(version).1 != 0 || reserved != 0 {
+            return Err(LoadError::Malformed);
+        }
+        let (inputs, outputs) = halves(nodes);
+        let (width, layers) = halves(sizes);
+        Ok(Self {
+            len,
+            crc,
+            inputs,
+            outputs,
+            width,
+            layers,
+            edges,
+        })
+    }
+
+    fn bytes(&self) -> [u8; HEADER_LEN] {
+        let words = [
+            u32::from_le_bytes(MAGIC),
+            pair(VERSION, 0),
+            self.len,
+            self.crc,
+            pair(self.inputs, self.outputs),
+            pair(self.width, self.layers),
+            self.edges,
+            0,
+        ];
+        let mut bytes = [0; HEADER_LEN];
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+            *bytes = word.to_le_bytes();
+        }
+        bytes
+    }
+}
+
+/// The length of the blob that begins at `prefix`, from its first twelve bytes.
+///
+/// For firmware that cuts a blob out of a region of flash:
+/// `region.get(..blob_len(region)?)`. The length is what the header says; only
+/// [`Model::load`](crate::Model::load) shows that the blob is whole.
+///
+/// # Errors
+///
+/// [`NotABlob`](LoadError::NotABlob) for any other content (erased flash too),
+/// [`Version`](LoadError::Version), [`Truncated`](LoadError::Truncated) below twelve bytes, and
+/// [`Malformed`](LoadError::Malformed) for a length shorter than a header.
+pub fn blob_len(prefix: &[u8]) -> Result<usize, LoadError> {
+    if prefix.iter().zip(MAGIC).any(|(&byte, magic)| byte != magic) {
+        return Err(LoadError::NotABlob);
+    }
+    let &[_, _, _, _, v0, v1, _, _, l0, l1, l2, l3] =
+        prefix.first_chunk().ok_or(LoadError::Truncated)?;
+    match u16::from_le_bytes([v0, v1]) {
+        VERSION => {}
+        other => return Err(LoadError::Version(other)),
+    }
+    match u32::from_le_bytes([l0, l1, l2, l3]) as usize {
+        len if len < HEADER_LEN => Err(LoadError::Malformed),
+        len => Ok(len),
+    }
+}
+
+/// CRC-32/ISO-HDLC of the blob without the four bytes that hold it.
+fn checksum(blob: &[u8]) -> Option<u32> {
+    let (before, rest) = blob.split_at_checked(12)?;
+    let (_, after) = rest.split_at_checked(4)?;
+    let mut digest = CRC.digest();
+    digest.update(before);
+    digest.update(after);
+    Some(digest.finalize())
+}
+
+/// Two numbers in one word, the first in its low half.
+fn pair(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
+}
+
+/// The inverse of [`pair`].
+fn halves(word: u32) -> (u16, u16) {
+    (word as u16, (word >> 16) as u16)
+}
