@@ -1,0 +1,139 @@
+//! Changing the grids of a network without changing its function: extension to more intervals, and
+//! updates that follow the values its nodes take.
+
+use crate::network::{Base, Layer, Network};
+use crate::objective::Samples;
+use crate::spline::{Fit, Grid};
+
+/// The share of a hidden node's range that its grid has to spare at each end: training moves the
+/// values about, and a test row may lie a little further out than any training row.
+pub const HIDDEN_MARGIN: f64 = 0.02;
+
+/// Grid extension (2.16): every grid gets `intervals` intervals on its range, but no more than
+/// `limit` allows for its input (see [`limits`]). Exact where the old knots are among the new.
+pub fn extend(network: &mut Network, intervals: usize, limits: &[usize]) {
+    let base = network.base;
+    for (l, layer) in network.layers.iter_mut().enumerate() {
+        for i in 0..layer.inputs() {
+            let limit = if l == 0 { limits[i] } else { usize::MAX };
+            let grid = layer.grids[i].with_intervals(intervals.min(limit));
+            if grid != layer.grids[i] {
+                regrid(layer, base, i, grid);
+            }
+        }
+    }
+}
+
+/// The most intervals that are of use for each input: one fewer than the distinct values it has.
+pub fn limits(samples: &Samples) -> Vec<usize> {
+    (0..samples.inputs)
+        .map(|i| {
+            let mut column: Vec<f64> =
+                samples.x.iter().skip(i).step_by(samples.inputs).copied().collect();
+            column.sort_by(f64::total_cmp);
+            column.dedup();
+            column.len().saturating_sub(1).max(1)
+        })
+        .collect()
+}
+
+/// Lets the grid of every hidden node that has outgrown its values, or left them, follow their
+/// range; tells whether any did. Input grids stay.
+pub fn follow(network: &mut Network, samples: &Samples) -> bool {
+    if network.layers.len() < 2 {
+        return false;
+    }
+    let base = network.base;
+    let ranges = hidden_ranges(network, samples);
+    let mut moved = false;
+    for (layer, ranges) in network.layers.iter_mut().skip(1).zip(&ranges) {
+        for (i, &(lo, hi)) in ranges.iter().enumerate() {
+            let grid = &layer.grids[i];
+            let margin = HIDDEN_MARGIN * (hi - lo);
+            let loose = grid.hi() - grid.lo() > 1.3 * (hi - lo + 2.0 * margin);
+            let outside = lo < grid.lo() || hi > grid.hi();
+            if (loose || outside) && is_proper(lo, hi) && layer.is_used(i) {
+                let (degree, intervals) = (grid.degree(), grid.intervals());
+                let grid = Grid::uniform(degree, lo - margin, hi + margin, intervals);
+                regrid(layer, base, i, grid);
+                moved = true;
+            }
+        }
+    }
+    moved
+}
+
+/// Grid update (paper, section 2.2): the knots of every hidden grid follow the samples of its
+/// node, quantiles blended with even spacing by `grid_eps`.
+pub fn update(network: &mut Network, samples: &Samples, grid_eps: f64) {
+    let base = network.base;
+    let mut tape = network.tape();
+    let mut values: Vec<Vec<Vec<f64>>> =
+        network.layers.iter().map(|layer| vec![Vec::new(); layer.inputs()]).collect();
+    for n in 0..samples.rows() {
+        network.forward(samples.row(n), &mut tape);
+        for (layer, row) in values.iter_mut().zip(&tape.values) {
+            for (node, &x) in layer.iter_mut().zip(row) {
+                node.push(x);
+            }
+        }
+    }
+    for (layer, values) in network.layers.iter_mut().zip(&values).skip(1) {
+        for (i, values) in values.iter().enumerate() {
+            let (degree, intervals) = (layer.grids[i].degree(), layer.grids[i].intervals());
+            let grid = Grid::from_samples(degree, values, intervals, grid_eps, HIDDEN_MARGIN);
+            regrid(layer, base, i, grid);
+        }
+    }
+}
+
+/// Gives input node `i` a new grid, and all its edges the coefficients that keep their functions.
+pub fn regrid(layer: &mut Layer, base: Base, i: usize, grid: Grid) {
+    let outputs = layer.outputs;
+    let old = layer.grids[i].clone();
+    let edges = layer.edges[i * outputs..(i + 1) * outputs].iter_mut().flatten();
+    if old.nested_in(&grid) {
+        let refit = old.refit(&grid);
+        for edge in edges {
+            edge.coef = refit.apply(&edge.coef);
+        }
+    } else {
+        let fit = Fit::new(&grid);
+        for edge in edges {
+            // Beyond the old grid the base function went on linearly; on the new one it does not.
+            let excess = |x: f64| {
+                let clamped = old.clamp(x);
+                if clamped == x {
+                    return 0.0;
+                }
+                let (value, slope) = base.value_and_slope(clamped);
+                value + slope * (x - clamped) - base.value_and_slope(x).0
+            };
+            let function = |x: f64| old.eval(&edge.coef, x) + edge.scale_base * excess(x);
+            edge.coef = fit.fit(function);
+        }
+    }
+    layer.grids[i] = grid;
+}
+
+fn is_proper(lo: f64, hi: f64) -> bool {
+    lo.is_finite() && hi.is_finite() && hi - lo > 1e-9 * (1.0 + lo.abs().max(hi.abs()))
+}
+
+/// Smallest and largest value of every hidden node, by layer.
+fn hidden_ranges(network: &Network, samples: &Samples) -> Vec<Vec<(f64, f64)>> {
+    let mut tape = network.tape();
+    let hidden = &network.layers[1..];
+    let mut ranges: Vec<Vec<(f64, f64)>> =
+        hidden.iter().map(|l| vec![(f64::INFINITY, f64::NEG_INFINITY); l.inputs()]).collect();
+    for n in 0..samples.rows() {
+        network.forward(samples.row(n), &mut tape);
+        for (layer, values) in ranges.iter_mut().zip(&tape.values[1..]) {
+            for ((lo, hi), &x) in layer.iter_mut().zip(values) {
+                *lo = lo.min(x);
+                *hi = hi.max(x);
+            }
+        }
+    }
+    ranges
+}

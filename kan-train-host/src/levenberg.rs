@@ -1,0 +1,219 @@
+//! Levenberg–Marquardt: damped Gauss–Newton steps with the analytic Jacobian.
+//!
+//! Each step solves (JᵀWJ/N + Q + μI)·δ = −(gradient + Q·c), by Cholesky factorisation while that
+//! is affordable, else by conjugate gradients on products with the matrix, which is then never
+//! formed. A step counts only if it lowers the objective; μ follows the ratio of actual to
+//! predicted decrease (Nielsen's rule).
+
+use faer::linalg::solvers::Solve;
+use faer::{Mat, MatRef, Side};
+
+use crate::grid;
+use crate::network::Network;
+use crate::objective::{self, Expansion, Penalty, Quadratic, Samples};
+
+/// How a run of steps goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// At most this many steps.
+    pub steps: usize,
+    /// The damping μ of the first step.
+    pub damping: f64,
+    /// Stops after four steps in a row that lower the objective by less than this part.
+    pub tolerance: f64,
+}
+
+/// What a run of steps did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// The loss without penalties at the end.
+    pub loss: f64,
+    /// The number of steps that counted.
+    pub steps: usize,
+}
+
+const LEAST_DAMPING: f64 = 1e-14;
+/// Above this many multiply-adds for one matrix and its factor, conjugate gradients take over.
+const LARGEST_FACTOR: f64 = 3e9;
+
+/// Trains `network` in place. Hidden grids follow their nodes' values. `watch` is called with the
+/// number of steps done and the loss.
+pub fn train(
+    network: &mut Network,
+    samples: &Samples,
+    penalty: &Penalty,
+    options: &Options,
+    watch: &mut dyn FnMut(usize, f64),
+) -> Outcome {
+    let mut damping = options.damping;
+    grid::follow(network, samples);
+    let mut loss = objective::loss(network, samples);
+    let mut done = 0;
+    let mut flat = 0;
+    while done < options.steps && flat < 4 {
+        let quadratic = Quadratic::at(network, samples, penalty);
+        let model = Model::at(network, samples, &quadratic);
+        let start = network.to_vector();
+        let before = model.expansion.loss + quadratic.value(&start);
+        let Some((after, ratio)) =
+            model.descend(network, samples, &quadratic, &start, before, &mut damping)
+        else {
+            break;
+        };
+        done += 1;
+        damping = (damping * (1.0 - (2.0 * ratio - 1.0).powi(3)).max(0.1)).max(LEAST_DAMPING);
+        grid::follow(network, samples);
+        loss = objective::loss(network, samples);
+        flat = if before - after < options.tolerance * before { flat + 1 } else { 0 };
+        watch(done, loss);
+    }
+    Outcome { loss, steps: done }
+}
+
+/// The quadratic model of the objective at one network.
+struct Model {
+    expansion: Expansion,
+    /// Gradient of loss and penalty.
+    gradient: Vec<f64>,
+    curvature: Curvature,
+}
+
+enum Curvature {
+    /// Row-major lower triangle.
+    Matrix(Vec<f64>),
+    /// The diagonal, as preconditioner.
+    Products(Vec<f64>),
+}
+
+impl Model {
+    fn at(network: &Network, samples: &Samples, quadratic: &Quadratic) -> Self {
+        let start = network.to_vector();
+        let (expansion, curvature) = if is_factorable(network, samples) {
+            let (expansion, matrix) = objective::expand(network, samples, quadratic);
+            (expansion, Curvature::Matrix(matrix))
+        } else {
+            let (expansion, diagonal) = objective::expand_diagonal(network, samples, quadratic);
+            (expansion, Curvature::Products(diagonal))
+        };
+        let mut gradient = expansion.gradient.clone();
+        for (g, q) in gradient.iter_mut().zip(quadratic.times(&start)) {
+            *g += q;
+        }
+        Self { expansion, gradient, curvature }
+    }
+
+    /// Raises the damping until a step lowers the objective; gives the objective after it and the
+    /// ratio of actual to predicted decrease, or `None`, with the network as it was.
+    fn descend(
+        &self,
+        network: &mut Network,
+        samples: &Samples,
+        quadratic: &Quadratic,
+        start: &[f64],
+        before: f64,
+        damping: &mut f64,
+    ) -> Option<(f64, f64)> {
+        let mut growth = 2.0;
+        for _ in 0..10 {
+            if let Some(step) = self.solve(network, samples, quadratic, *damping) {
+                let moved: Vec<f64> = start.iter().zip(&step).map(|(c, d)| c + d).collect();
+                network.set_vector(&moved);
+                let after = objective::loss(network, samples) + quadratic.value(&moved);
+                if after < before {
+                    let predicted = 0.5
+                        * (*damping * dot(&step, &step) - dot(&step, &self.gradient));
+                    return Some((after, (before - after) / predicted.max(f64::MIN_POSITIVE)));
+                }
+            } else {
+                *damping = damping.max(LEAST_DAMPING);
+            }
+            *damping *= growth;
+            growth *= 2.0;
+        }
+        network.set_vector(start);
+        None
+    }
+
+    fn solve(
+        &self,
+        network: &Network,
+        samples: &Samples,
+        quadratic: &Quadratic,
+        damping: f64,
+    ) -> Option<Vec<f64>> {
+        match &self.curvature {
+            Curvature::Matrix(lower) => {
+                let n = self.gradient.len();
+                let mut matrix = MatRef::from_row_major_slice(lower, n, n).to_owned();
+                for i in 0..n {
+                    matrix[(i, i)] += damping;
+                }
+                let factor = matrix.llt(Side::Lower).ok()?;
+                let mut step = Mat::from_fn(n, 1, |i, _| -self.gradient[i]);
+                factor.solve_in_place(step.as_mut());
+                let step = step.col_as_slice(0).to_vec();
+                step.iter().all(|s| s.is_finite()).then_some(step)
+            }
+            Curvature::Products(diagonal) => {
+                let product = |v: &[f64]| {
+                    let mut p = objective::curvature_times(network, samples, quadratic, v);
+                    for (p, v) in p.iter_mut().zip(v) {
+                        *p += damping * v;
+                    }
+                    p
+                };
+                Some(conjugate_gradients(product, diagonal, damping, &self.gradient))
+            }
+        }
+    }
+}
+
+/// Whether the Gauss–Newton matrix of the network is small enough to form and factorise.
+pub fn is_factorable(network: &Network, samples: &Samples) -> bool {
+    let n = network.parameters() as f64;
+    let active = (network.edges() * (network.degree() + 2)) as f64;
+    let rows = (samples.rows() * samples.outputs) as f64;
+    0.5 * rows * active * active + n * n * n / 3.0 <= LARGEST_FACTOR
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Approximates A⁻¹·(−gradient), A given by its products, preconditioned by its diagonal, until the
+/// residual is a hundredth or the iterations are spent: a truncated Newton step needs no more.
+fn conjugate_gradients(
+    product: impl Fn(&[f64]) -> Vec<f64>,
+    diagonal: &[f64],
+    damping: f64,
+    gradient: &[f64],
+) -> Vec<f64> {
+    let mut x = vec![0.0; gradient.len()];
+    let mut r: Vec<f64> = gradient.iter().map(|g| -g).collect();
+    let precondition = |r: &[f64]| -> Vec<f64> {
+        r.iter().zip(diagonal).map(|(r, d)| r / (d + damping)).collect()
+    };
+    let mut z = precondition(&r);
+    let mut p = z.clone();
+    let mut rz = dot(&r, &z);
+    let enough = 1e-4 * rz;
+    for _ in 0..40 {
+        if rz <= enough {
+            break;
+        }
+        let ap = product(&p);
+        let alpha = rz / dot(&p, &ap).max(f64::MIN_POSITIVE);
+        for k in 0..x.len() {
+            x[k] += alpha * p[k];
+            r[k] -= alpha * ap[k];
+        }
+        z = precondition(&r);
+        let next = dot(&r, &z);
+        let beta = next / rz;
+        rz = next;
+        for (p, z) in p.iter_mut().zip(&z) {
+            *p = z + beta * *p;
+        }
+    }
+    x
+}
