@@ -1,1 +1,4 @@
 //! The workspace's tests, one integration binary: a module for each part of the product.
+
+mod artifact;
+mod dataset;
