@@ -39,7 +39,7 @@
 
 use core::fmt;
 
-use bytemuck::NoUninit;
+use bytemuck::{AnyBitPattern, NoUninit};
 use crc::{CRC_32_ISO_HDLC, Crc, NoTable};
 use serde::{Deserialize, Serialize};
 
@@ -242,7 +242,14 @@ impl Node {
 impl Message<'_> {
     /// Length of the blob in bytes.
     pub fn encoded_len(&self) -> usize {
-        let start = HEADER_LEN + self.title().encoded_len();
+        let text = |text: &str| varint_len(text.len()) + text.len();
+        let head = 1;
+        let start = HEADER_LEN
+            + text(self.name)
+            + head
+            + text(self.input_names)
+            + text(self.output_names)
+            + varint_len(self.layers.len());
         self.layers
             .iter()
             .fold(start, |at, layer| layer.padded(at).1)
@@ -250,15 +257,24 @@ impl Message<'_> {
 
     /// Writes the blob to the start of `buffer` and returns its length.
     ///
-    /// `None` if `buffer` is shorter than [`encoded_len`](Self::encoded_len), or if a number does
-    /// not fit its header field (65 535 inputs or layers, 4 GiB). Nothing else is checked here:
-    /// [`Model::load`](crate::Model::load) is the one place that decides what a valid model is.
+    /// `None` if `buffer` is shorter than [`encoded_len`](Self::encoded_len), if there is no layer,
+    /// or if a number does not fit its header field (65 535 inputs or layers, 4 GiB). Nothing else
+    /// is checked here: [`Model::load`](crate::Model::load) alone decides what a valid model is.
     pub fn encode(&self, buffer: &mut [u8]) -> Option<usize> {
+        let Self {
+            name,
+            head,
+            input_names,
+            output_names,
+            layers,
+        } = *self;
+        // A postcard struct is the concatenation of its fields, a sequence its length and elements.
+        let title = (name, head, input_names, output_names, layers.len());
         let mut at = HEADER_LEN;
-        at += postcard::to_slice(&self.title(), buffer.get_mut(at..)?)
+        at += postcard::to_slice(&title, buffer.get_mut(at..)?)
             .ok()?
             .len();
-        for layer in self.layers {
+        for layer in layers {
             let (padded, _) = layer.padded(at);
             at += postcard::to_slice(&padded, buffer.get_mut(at..)?)
                 .ok()?
@@ -270,16 +286,6 @@ impl Message<'_> {
         let crc = checksum(blob)?;
         *blob.first_chunk_mut()? = Header { crc, ..header }.bytes();
         Some(at)
-    }
-
-    fn title(&self) -> Title<'_> {
-        Title {
-            name: self.name,
-            head: self.head,
-            input_names: self.input_names,
-            output_names: self.output_names,
-            layers: self.layers.len(),
-        }
     }
 
     fn header(&self, len: usize) -> Option<Header> {
@@ -306,35 +312,9 @@ impl Message<'_> {
     }
 }
 
-/// The fields of [`Message`] before its layers, and the number of layers: what a reader meets
-/// first, as a postcard struct is the concatenation of its fields.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Title<'a> {
-    pub name: &'a str,
-    pub head: Head,
-    pub input_names: &'a str,
-    pub output_names: &'a str,
-    pub layers: usize,
-}
-
-impl Title<'_> {
-    /// Bytes in the message, every length in its shortest form.
-    pub fn encoded_len(&self) -> usize {
-        let text = |text: &str| varint_len(text.len()) + text.len();
-        let head = 1;
-        text(self.name)
-            + head
-            + text(self.input_names)
-            + text(self.output_names)
-            + varint_len(self.layers)
-    }
-}
-
 impl LayerMessage<'_> {
     /// The layer as it stands in a blob if it begins at byte `start`, and where it ends then.
-    ///
-    /// The writer pads by this; the reader compares with it, so that a layer has one encoding only.
-    pub(crate) fn padded(&self, start: usize) -> (Self, usize) {
+    fn padded(&self, start: usize) -> (Self, usize) {
         let mut layer = *self;
         let degree_scalar_residual = 3;
         let mut at = start + degree_scalar_residual + varint_len(usize::from(layer.outputs));
@@ -355,17 +335,6 @@ impl LayerMessage<'_> {
             at += field.pad.len() + field.data.len();
         }
         (layer, at)
-    }
-
-    pub(crate) fn pads(&self) -> [&[u8]; 5] {
-        [
-            &self.nodes,
-            &self.bias,
-            &self.targets,
-            &self.coefficients,
-            &self.base,
-        ]
-        .map(|f| f.pad)
     }
 }
 
@@ -445,6 +414,55 @@ impl Header {
     }
 }
 
+/// Reads the message field by field: the visitor that serde derives for a whole [`Message`] would
+/// be more code than the rest of the loader. `None` is a field that cannot stand there.
+///
+/// Every number must have its shortest encoding: so a model has one encoding only.
+pub(crate) struct Reader<'m> {
+    rest: &'m [u8],
+}
+
+impl<'m> Reader<'m> {
+    /// At the first field of a blob's message.
+    pub fn new(blob: &'m [u8]) -> Self {
+        Self {
+            rest: blob.get(HEADER_LEN..).unwrap_or(&[]),
+        }
+    }
+
+    /// An unsigned integer, the length of a sequence, the variant of an enum, or a `bool`.
+    pub fn number(&mut self) -> Option<usize> {
+        let (number, rest): (u32, _) = postcard::take_from_bytes(self.rest).ok()?;
+        let number = number as usize;
+        let shortest = varint_len(number) + rest.len() == self.rest.len();
+        self.rest = rest;
+        shortest.then_some(number)
+    }
+
+    /// Bytes or a string.
+    pub fn bytes(&mut self) -> Option<&'m [u8]> {
+        let len = self.number()?;
+        self.rest.split_off(..len)
+    }
+
+    /// An [`Aligned`] field of numbers.
+    pub fn array<T: AnyBitPattern>(&mut self) -> Option<&'m [T]> {
+        bytemuck::try_cast_slice(self.aligned()?).ok()
+    }
+
+    fn aligned(&mut self) -> Option<&'m [u8]> {
+        let pad = self.bytes()?;
+        let data = self.bytes()?;
+        let shortest = pad.len() < 4 && data.as_ptr().addr().is_multiple_of(4);
+        (shortest && pad.iter().all(|&byte| byte == 0)).then_some(data)
+    }
+
+    /// Whether the message has been read to its end.
+    pub fn is_finished(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
 /// The length of the blob that begins at `prefix`, from its first twelve bytes.
 ///
 /// For firmware that cuts a blob out of a region of flash:
@@ -477,8 +495,9 @@ fn checksum(blob: &[u8]) -> Option<u32> {
     let (before, rest) = blob.split_at_checked(12)?;
     let (_, after) = rest.split_at_checked(4)?;
     let mut digest = CRC.digest();
-    digest.update(before);
-    digest.update(after);
+    for part in [before, after] {
+        digest.update(part);
+    }
     Some(digest.finalize())
 }
 

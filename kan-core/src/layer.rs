@@ -2,10 +2,8 @@
 
 use core::slice;
 
-use bytemuck::AnyBitPattern;
-
 use crate::base::{SILU_SLOPE, silu};
-use crate::blob::{Aligned, LayerMessage, LoadError, Node, Scalar};
+use crate::blob::{LoadError, Node, Reader, Scalar};
 
 /// No sum of table entries may be able to exceed this. It is a quarter of what `f32` can hold, so
 /// that neither the rounding of the sums nor that of their bound matters.
@@ -39,36 +37,45 @@ enum Coefficients<'m> {
 }
 
 impl<'m> Layer<'m> {
-    /// Checks a layer read from a blob: afterwards its evaluation is total and its sums are finite.
-    pub fn new(message: &LayerMessage<'m>, inputs: usize) -> Result<Self, LoadError> {
-        let degree = match message.degree {
+    /// Reads a layer and checks it: afterwards evaluation is total, and its sums are finite.
+    pub fn read(reader: &mut Reader<'m>, inputs: usize) -> Result<Self, LoadError> {
+        let malformed = LoadError::Malformed;
+        let degree = match reader.number().ok_or(malformed)? {
             0 => Degree::Step,
             1 => Degree::Linear,
             3 => Degree::Cubic,
             _ => return Err(LoadError::Unsupported),
         };
-        let coefficients = match message.scalar {
-            Scalar::F32 => Coefficients::F32(cast(message.coefficients)?),
-            Scalar::I16 | Scalar::I8 => return Err(LoadError::Unsupported),
+        let scalar = reader.number().ok_or(malformed)?;
+        let residual = reader.number().ok_or(malformed)?;
+        let outputs = reader.number().ok_or(malformed)?;
+        let nodes = reader.array().ok_or(malformed)?;
+        let bias = reader.array().ok_or(malformed)?;
+        let targets = reader.array().ok_or(malformed)?;
+        let coefficients = match scalar {
+            0 => Coefficients::F32(reader.array().ok_or(malformed)?),
+            1 | 2 => return Err(LoadError::Unsupported),
+            _ => return Err(malformed),
         };
-        let base = cast(message.base)?;
+        let base = reader.array().ok_or(malformed)?;
+        let base = match residual {
+            0 if base.is_empty() => None,
+            1 => Some(base),
+            _ => return Err(malformed),
+        };
+        if nodes.len() != inputs || bias.len() != outputs {
+            return Err(malformed);
+        }
         let layer = Self {
             degree,
-            nodes: cast(message.nodes)?,
-            bias: cast(message.bias)?,
-            targets: cast(message.targets)?,
+            nodes,
+            bias,
+            targets,
             coefficients,
-            base: message.residual.then_some(base),
+            base,
         };
-        let shape = layer.nodes.len() == inputs
-            && layer.bias.len() == usize::from(message.outputs)
-            && !layer.bias.is_empty()
-            && (message.residual || base.is_empty());
-        if !shape {
-            return Err(LoadError::Malformed);
-        }
         let Coefficients::F32(coefficients) = coefficients;
-        let mut walk = layer.walk(layer.degree as usize, coefficients);
+        let mut walk = layer.walk(coefficients);
         let mut bound = largest(layer.bias)?;
         for tables in walk.by_ref() {
             bound += tables.bound(layer.bias.len())?;
@@ -126,22 +133,18 @@ impl<'m> Layer<'m> {
             *sum = bias;
         }
         let Coefficients::F32(coefficients) = self.coefficients;
-        match self.degree {
-            Degree::Cubic => self.add_edges::<Cubic>(coefficients, input, sums),
-            Degree::Linear => self.add_edges::<Linear>(coefficients, input, sums),
-            Degree::Step => self.add_edges::<Step>(coefficients, input, sums),
-        }
-    }
-
-    fn add_edges<B: Basis>(&self, coefficients: &[f32], input: &[f32], sums: &mut [f32]) {
-        for (k, tables) in self.walk(B::DEGREE, coefficients).enumerate() {
+        for (k, tables) in self.walk(coefficients).enumerate() {
             let x = input.get(k).copied().unwrap_or(0.0);
             let place = tables.node.locate(x);
             let first = place.interval * tables.targets.len();
             let Some(rows) = tables.rows.get(first..) else {
                 return;
             };
-            B::at(place.u, place.excess).add(rows, tables.targets, sums);
+            match self.degree {
+                Degree::Cubic => Cubic::at(&place).add(rows, tables.targets, sums),
+                Degree::Linear => Linear::at(&place).add(rows, tables.targets, sums),
+                Degree::Step => Step::at(&place).add(rows, tables.targets, sums),
+            }
             if let Some(base) = tables.base {
                 let value = tables.node.base(&place);
                 add(sums, tables.targets, base.iter(), |sum, factor| {
@@ -151,12 +154,12 @@ impl<'m> Layer<'m> {
         }
     }
 
-    fn walk<'a, T>(&self, degree: usize, coefficients: &'a [T]) -> Walk<'a, T>
+    fn walk<'a, T>(&self, coefficients: &'a [T]) -> Walk<'a, T>
     where
         'm: 'a,
     {
         Walk {
-            degree,
+            degree: self.degree as usize,
             nodes: self.nodes.iter(),
             targets: self.targets,
             coefficients,
@@ -282,7 +285,7 @@ impl Node {
         } else {
             intervals
         };
-        let interval = (inside as u32).min(u32::from(self.intervals).saturating_sub(1));
+        let interval = (inside as u32).min(u32::from(self.intervals) - 1);
         Place {
             interval: interval as usize,
             u: inside - interval as f32,
@@ -300,10 +303,8 @@ impl Node {
 
 /// The `DEGREE` + 1 B-splines that are not zero on an interval, as weights of their coefficients.
 trait Basis {
-    const DEGREE: usize;
-
     /// Their values at position `u` of the interval, continued linearly by `excess` intervals.
-    fn at(u: f32, excess: f32) -> Self;
+    fn at(place: &Place) -> Self;
 
     /// Step 2: adds a node's edges to the sums, given its rows from the interval's first one on.
     fn add(&self, rows: &[f32], targets: &[u16], sums: &mut [f32]);
@@ -312,9 +313,7 @@ trait Basis {
 struct Cubic([f32; 4]);
 
 impl Basis for Cubic {
-    const DEGREE: usize = 3;
-
-    fn at(u: f32, excess: f32) -> Self {
+    fn at(&Place { u, excess, .. }: &Place) -> Self {
         let v = 1.0 - u;
         let (u2, v2) = (u * u, v * v);
         let left = 0.5 * if excess < 0.0 { excess } else { 0.0 };
@@ -343,9 +342,7 @@ impl Basis for Cubic {
 struct Linear([f32; 2]);
 
 impl Basis for Linear {
-    const DEGREE: usize = 1;
-
-    fn at(u: f32, excess: f32) -> Self {
+    fn at(&Place { u, excess, .. }: &Place) -> Self {
         let u = u + excess;
         Self([1.0 - u, u])
     }
@@ -365,9 +362,7 @@ impl Basis for Linear {
 struct Step;
 
 impl Basis for Step {
-    const DEGREE: usize = 0;
-
-    fn at(_: f32, _: f32) -> Self {
+    fn at(_: &Place) -> Self {
         Self
     }
 
@@ -410,8 +405,4 @@ fn largest(values: &[f32]) -> Result<f32, LoadError> {
     } else {
         Err(LoadError::NotFinite)
     }
-}
-
-fn cast<'m, T: AnyBitPattern>(field: Aligned<'m>) -> Result<&'m [T], LoadError> {
-    bytemuck::try_cast_slice(field.data).map_err(|_| LoadError::Malformed)
 }

@@ -3,10 +3,9 @@
 use core::{fmt, iter, mem};
 
 use heapless::{Vec, VecView};
-use serde::Deserialize;
 
 use crate::base::{exp, logistic};
-use crate::blob::{HEADER_LEN, Head, Header, LayerMessage, LoadError, Scalar, Title};
+use crate::blob::{Head, Header, LoadError, Reader, Scalar};
 use crate::layer::Layer;
 
 /// A model whose tables stay where the blob is.
@@ -22,6 +21,16 @@ pub struct Model<'m, const IN: usize, const OUT: usize, const WIDTH: usize, cons
     header: Header,
     title: Title<'m>,
     layers: Vec<Layer<'m>, LAYERS>,
+}
+
+/// The fields of the message before its layers. The names are bytes because checking UTF-8 costs
+/// half a kilobyte of flash, which only firmware that reads names should pay.
+#[derive(Clone, Copy)]
+struct Title<'m> {
+    name: &'m [u8],
+    head: Head,
+    input_names: &'m [u8],
+    output_names: &'m [u8],
 }
 
 /// What the tables of one layer are.
@@ -145,9 +154,9 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
         self.title.head
     }
 
-    /// Name of the model.
+    /// Name of the model; empty if it is not UTF-8.
     pub fn name(&self) -> &'m str {
-        self.title.name
+        str::from_utf8(self.title.name).unwrap_or("")
     }
 
     /// Name of an input, if the blob names them.
@@ -195,7 +204,7 @@ impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize>
             edges,
             ..
         } = self.header;
-        let name = self.title.name;
+        let name = self.name();
         write!(
             f,
             "Model {name:?}: {inputs} inputs, {outputs} outputs, {layers} layers, width {width}, {edges} edges"
@@ -222,25 +231,29 @@ fn read<'m>(
     if !fits || count > layers.capacity() {
         return Err(LoadError::CapacityExceeded);
     }
-    let message = blob.get(HEADER_LEN..).unwrap_or(&[]);
-    let (title, mut rest): (Title, _) = take(message)?;
-    let mut at = HEADER_LEN + title.encoded_len();
-    if at + rest.len() != blob.len() || title.layers != count {
-        return Err(LoadError::Malformed);
+    let mut reader = Reader::new(blob);
+    let malformed = LoadError::Malformed;
+    let title = Title {
+        name: reader.bytes().ok_or(malformed)?,
+        head: match reader.number() {
+            Some(0) => Head::Identity,
+            Some(1) => Head::Softmax,
+            Some(2) => Head::Sigmoid,
+            _ => return Err(malformed),
+        },
+        input_names: reader.bytes().ok_or(malformed)?,
+        output_names: reader.bytes().ok_or(malformed)?,
+    };
+    if reader.number() != Some(count) {
+        return Err(malformed);
     }
     let [inputs, outputs, width] = sizes;
     let (mut last, mut widest, mut edges) = (inputs, 0, 0);
     for _ in 0..count {
-        let (message, after): (LayerMessage, _) = take(rest)?;
-        let (padded, end) = message.padded(at);
-        if padded.pads() != message.pads() || end + after.len() != blob.len() {
-            return Err(LoadError::Malformed);
-        }
-        let layer = Layer::new(&message, last)?;
+        let layer = Layer::read(&mut reader, last)?;
         last = layer.outputs();
         widest = widest.max(last);
         edges += layer.edges();
-        (at, rest) = (end, after);
         layers
             .push(layer)
             .map_err(|_| LoadError::CapacityExceeded)?;
@@ -250,34 +263,39 @@ fn read<'m>(
         Head::Softmax => (outputs >= 2, outputs),
         Head::Sigmoid => (outputs == 1, 2),
     };
-    let consistent = rest.is_empty()
+    let consistent = reader.is_finished()
         && inputs > 0
         && outputs > 0
-        && [last, widest, edges] == [outputs, width, header.edges as usize]
+        && last == outputs
+        && widest == width
+        && edges == header.edges as usize
         && head_fits
         && names_fit(title.input_names, inputs)
         && names_fit(title.output_names, classes);
     if consistent {
         Ok((header, title))
     } else {
-        Err(LoadError::Malformed)
+        Err(malformed)
     }
 }
 
-fn take<'m, T: Deserialize<'m>>(bytes: &'m [u8]) -> Result<(T, &'m [u8]), LoadError> {
-    postcard::take_from_bytes(bytes).map_err(|_| LoadError::Malformed)
-}
-
 /// Whether `names` is empty or has `count` lines.
-fn names_fit(names: &str, count: usize) -> bool {
-    names.is_empty() || names.bytes().filter(|&byte| byte == b'\n').count() + 1 == count
+fn names_fit(names: &[u8], count: usize) -> bool {
+    names.is_empty() || names.iter().filter(|&&byte| byte == b'\n').count() + 1 == count
 }
 
-fn line(names: &str, k: usize) -> Option<&str> {
+/// Line `k` of `names`. (Not by `str::split`, which is not free of panics.)
+fn line(names: &[u8], k: usize) -> Option<&str> {
+    let end = |rest: &[u8]| rest.iter().position(|&byte| byte == b'\n');
+    let mut rest = names;
+    for _ in 0..k {
+        rest = rest.get(end(rest)? + 1..)?;
+    }
+    let line = rest.get(..end(rest).unwrap_or(rest.len()))?;
     if names.is_empty() {
         None
     } else {
-        names.split('\n').nth(k)
+        str::from_utf8(line).ok()
     }
 }
 
