@@ -41,9 +41,9 @@ const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The toolchain that builds it.
 const TOOLCHAIN: &str = include_str!("../../rust-toolchain.toml");
 
-/// How long the firmware may say nothing. It reports every row; a checksum over the whole region
-/// of the model, the longest silence there is, takes QEMU a few seconds.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long the firmware may say nothing, unless told otherwise. It reports every row; a checksum
+/// over the whole region of the model, the longest silence there is, takes QEMU a few seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A machine that QEMU emulates.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -95,8 +95,10 @@ pub struct UnknownMachine(String);
 /// What has to be installed. Its text is the one line of shell that does it, on Debian or Ubuntu.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub struct Missing {
-    qemu: bool,
-    target: Option<&'static str>,
+    /// Whether QEMU for Arm is missing.
+    pub qemu: bool,
+    /// The Rust target that is missing.
+    pub target: Option<&'static str>,
 }
 
 impl fmt::Display for Missing {
@@ -188,10 +190,12 @@ pub enum DeviceError {
         reason: String,
     },
     /// The firmware hangs.
-    #[error("{machine} has said nothing for {} s", SILENCE.as_secs())]
+    #[error("{machine} has said nothing for {patience:?}")]
     Silent {
         /// The machine.
         machine: Machine,
+        /// How long it was listened to.
+        patience: Duration,
     },
     /// What the device sent makes no sense: not the firmware this was built with.
     #[error("unexpected answer from the device: {0}")]
@@ -270,6 +274,7 @@ pub struct Firmware {
     model: Region,
     vectors: Region,
     size: Size,
+    patience: Duration,
 }
 
 /// Memory of the device that the host fills.
@@ -392,8 +397,20 @@ impl Firmware {
             model: region("__model_start", "__model_end")?,
             vectors: region("__vectors_start", "__vectors_end")?,
             size: size(&file),
+            patience: PATIENCE,
             path,
         })
+    }
+
+    /// The ELF file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Changes how long the firmware may say nothing before it counts as hanging, by default 30 s.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The memory that the image takes.
@@ -474,7 +491,7 @@ impl Firmware {
             .stderr(fs::File::create(&said).map_err(qemu)?);
         let mut report = Report::new(self.machine, rows);
         let mut emulator = Emulator(command.spawn().map_err(qemu)?);
-        emulator.listen(&self.log, &mut report)?;
+        emulator.listen(self, &mut report)?;
         let status = emulator.end();
         report.finish(|| match fs::read_to_string(&said).ok() {
             Some(text) if !text.trim().is_empty() => {
@@ -534,8 +551,13 @@ impl Drop for Emulator {
 
 impl Emulator {
     /// Passes every log line to `report` until the emulator closes its output.
-    fn listen(&mut self, log: &Table, report: &mut Report) -> Result<(), DeviceError> {
-        let machine = report.machine;
+    fn listen(&mut self, firmware: &Firmware, report: &mut Report) -> Result<(), DeviceError> {
+        let Firmware {
+            machine,
+            patience,
+            ref log,
+            ..
+        } = *firmware;
         let Some(mut output) = self.0.stdout.take() else {
             return Ok(());
         };
@@ -550,9 +572,11 @@ impl Emulator {
         });
         let mut decoder = log.new_stream_decoder();
         loop {
-            match receiver.recv_timeout(SILENCE) {
+            match receiver.recv_timeout(patience) {
                 Ok(chunk) => decoder.received(&chunk),
-                Err(RecvTimeoutError::Timeout) => return Err(DeviceError::Silent { machine }),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(DeviceError::Silent { machine, patience });
+                }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             loop {
@@ -609,7 +633,9 @@ pub struct DeviceRun {
     pub model: ModelInfo,
     /// The outputs, row-major, bit for bit as the device computed them.
     pub outputs: Vec<f32>,
-    /// Executed instructions of each row's inference: from the call of `eval_into` to its return.
+    /// Executed instructions of each row's inference, from the call of `eval_into` to its return,
+    /// in the firmware's size-minded build and with its generous capacity, whose scratch memory is
+    /// cleared every time: firmware made for one model needs fewer.
     pub row_instructions: Vec<u32>,
 }
 

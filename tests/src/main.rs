@@ -2,3 +2,5 @@
 
 mod artifact;
 mod dataset;
+mod device;
+mod firmware;

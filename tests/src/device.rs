@@ -1,0 +1,468 @@
+//! The host and an emulated Cortex-M4F compute the same bits, at a cost counted exactly.
+//!
+//! These tests need QEMU and the Rust target; where one is missing they fail with the line that
+//! installs it.
+
+use std::{fs, path::Path, sync::OnceLock, time::Duration};
+
+use kan_core::{
+    Model, ModelBytes,
+    blob::{Aligned, Head, LayerMessage, Message, Node, Scalar},
+};
+use kan_train_host::device::{self, DeviceError, DeviceRun, Firmware, Machine, Missing};
+use object::{Object, ObjectSection, ObjectSymbol};
+
+/// Numbers that look random, the same in every run (Knuth's MMIX generator).
+struct Numbers(u64);
+
+impl Numbers {
+    /// The next one in [−1, 1).
+    fn next(&mut self) -> f32 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+
+    fn many(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
+
+/// The tables of a layer, owned.
+struct Layer {
+    degree: u8,
+    residual: bool,
+    outputs: u16,
+    nodes: Vec<[u32; 4]>,
+    bias: Vec<f32>,
+    targets: Vec<u16>,
+    coefficients: Vec<f32>,
+    base: Vec<f32>,
+}
+
+impl Layer {
+    /// Tables with random entries; `sparse` leaves out every third edge.
+    fn random(
+        numbers: &mut Numbers,
+        degree: u8,
+        residual: bool,
+        shape: (u16, u16),
+        sparse: bool,
+    ) -> Self {
+        let (inputs, outputs) = shape;
+        let (mut nodes, mut targets, mut coefficients) = (Vec::new(), Vec::new(), Vec::new());
+        for input in 0..inputs {
+            let of_node: Vec<u16> = (0..outputs)
+                .filter(|output| !sparse || (input + output) % 3 != 2)
+                .collect();
+            let intervals = 3 + input % 5;
+            nodes.push(
+                Node {
+                    lo: -1.0 + 0.25 * numbers.next(),
+                    inv_step: 2.0 + numbers.next(),
+                    margin: 1.5,
+                    intervals,
+                    edges: of_node.len() as u16,
+                }
+                .pack(),
+            );
+            let rows = usize::from(intervals) + usize::from(degree);
+            coefficients.extend(numbers.many(rows * of_node.len()));
+            targets.extend(of_node);
+        }
+        let base = if residual {
+            numbers.many(targets.len())
+        } else {
+            Vec::new()
+        };
+        let bias = numbers.many(outputs.into());
+        Self {
+            degree,
+            residual,
+            outputs,
+            nodes,
+            bias,
+            targets,
+            coefficients,
+            base,
+        }
+    }
+
+    fn message(&self) -> LayerMessage<'_> {
+        LayerMessage {
+            degree: self.degree,
+            scalar: Scalar::F32,
+            residual: self.residual,
+            outputs: self.outputs,
+            nodes: Aligned::of(&self.nodes),
+            bias: Aligned::of(&self.bias),
+            targets: Aligned::of(&self.targets),
+            coefficients: Aligned::of(&self.coefficients),
+            base: Aligned::of(&self.base),
+        }
+    }
+}
+
+/// A blob, aligned as [`Model::load`] wants it.
+struct Blob {
+    bytes: Box<ModelBytes<[u8; 65_536]>>,
+    len: usize,
+}
+
+impl Blob {
+    /// Layers of random tables between `widths` nodes.
+    fn random(degree: u8, residual: bool, widths: &[u16], sparse: bool) -> Self {
+        let mut numbers = Numbers(widths.len() as u64);
+        let layers: Vec<Layer> = widths
+            .windows(2)
+            .map(|pair| Layer::random(&mut numbers, degree, residual, (pair[0], pair[1]), sparse))
+            .collect();
+        let layers: Vec<LayerMessage> = layers.iter().map(Layer::message).collect();
+        let message = Message {
+            name: "random tables",
+            head: Head::Identity,
+            input_names: "",
+            output_names: "",
+            layers: &layers,
+        };
+        let mut bytes = Box::new(ModelBytes([0; 65_536]));
+        let len = message.encode(&mut bytes.0).expect("64 KiB are enough");
+        Self { bytes, len }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes.0[..self.len]
+    }
+}
+
+/// Rows of `inputs` values: across the grids and beyond, and all that is special about f32.
+fn rows(inputs: usize) -> Vec<f32> {
+    const SPECIAL: [f32; 16] = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        f32::MIN,
+        f32::MIN_POSITIVE,
+        -f32::MIN_POSITIVE,
+        1e-45,
+        0.0,
+        -0.0,
+        f32::EPSILON,
+        1.0,
+        -1.0,
+        -1e9,
+        88.8,
+        -104.0,
+    ];
+    let mut values = Vec::new();
+    for (row, first) in SPECIAL.into_iter().enumerate() {
+        values.extend((0..inputs).map(|input| {
+            if input == 0 {
+                first
+            } else {
+                SPECIAL[(row + 5 * input) % 16]
+            }
+        }));
+    }
+    let across = (0..201).map(|step| -5.0 + 0.05 * step as f32);
+    values.extend(across.flat_map(|x| (0..inputs).map(move |input| x + 0.3 * input as f32)));
+    values.extend(Numbers(7).many(100 * inputs));
+    values
+}
+
+/// The firmware, built once for all tests.
+fn firmware() -> &'static Firmware {
+    static FIRMWARE: OnceLock<Firmware> = OnceLock::new();
+    FIRMWARE.get_or_init(|| {
+        Firmware::build(Machine::Mps2An386).unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+/// Evaluates `blob` on the device and on the host, whose type has exactly the blob's capacities,
+/// and compares every output bit for bit.
+fn same_on_device<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize>(
+    blob: &Blob,
+) -> DeviceRun {
+    let model = Model::<IN, OUT, WIDTH, LAYERS>::load(blob.bytes()).expect("the blob is good");
+    let inputs = rows(IN);
+    let run = firmware()
+        .evaluate(blob.bytes(), &inputs, IN)
+        .unwrap_or_else(|error| panic!("{error}"));
+
+    assert_eq!((run.model.inputs, run.model.outputs), (IN, OUT));
+    assert_eq!((run.model.width, run.model.layers), (WIDTH, LAYERS));
+    assert_eq!(run.model.edges, model.edges());
+    assert_eq!(run.row_instructions.len(), inputs.len() / IN);
+    assert_eq!(run.outputs.len(), inputs.len() / IN * OUT);
+    let mut host = Vec::new();
+    for (row, input) in inputs.as_chunks::<IN>().0.iter().enumerate() {
+        let output = model.eval(input);
+        for (k, value) in output.iter().enumerate() {
+            let device = run.outputs[row * OUT + k];
+            assert!(value.is_finite());
+            assert_eq!(
+                value.to_bits(),
+                device.to_bits(),
+                "row {row} {input:?}: {value} {device}"
+            );
+        }
+        host.extend(output);
+    }
+    assert_eq!(run.equal_outputs(&host), host.len());
+    let counts = run.instructions();
+    let scratch = 2 * 4 * 64;
+    assert!(
+        (scratch..4096).contains(&run.model.stack_bytes),
+        "{:?}",
+        run.model
+    );
+    println!(
+        "{IN} inputs, {LAYERS} layers, {} edges: {counts:?}, {:?}",
+        model.edges(),
+        run.model
+    );
+    run
+}
+
+#[test]
+fn tables_are_evaluated_bit_for_bit_at_a_cost_that_no_input_changes() {
+    for sparse in [false, true] {
+        for degree in [3, 1, 0] {
+            let run =
+                same_on_device::<2, 3, 5, 3>(&Blob::random(degree, false, &[2, 5, 4, 3], sparse));
+            let counts = run.instructions();
+            assert_eq!(counts.min, counts.max, "degree {degree}");
+        }
+    }
+}
+
+#[test]
+fn exact_tables_are_evaluated_bit_for_bit_at_a_reproducible_cost() {
+    // The exponential of `libm` has branches, so the cost does depend on the input a little.
+    for sparse in [false, true] {
+        let blob = Blob::random(3, true, &[3, 4, 2], sparse);
+        let run = same_on_device::<3, 2, 4, 2>(&blob);
+        assert_eq!(run, same_on_device::<3, 2, 4, 2>(&blob));
+    }
+}
+
+#[test]
+fn images_of_digits_fit() {
+    let run = same_on_device::<64, 10, 10, 1>(&Blob::random(3, false, &[64, 10], false));
+    assert_eq!(run.model.edges, 640);
+}
+
+/// What the device says of a blob that `load` refuses, which is what the host says.
+#[track_caller]
+fn refused(bytes: &[u8], inputs: usize, reason: &str) {
+    match firmware().evaluate(bytes, &vec![0.0; inputs], inputs) {
+        Err(DeviceError::Reported(line)) => assert_eq!(line, reason),
+        other => panic!("{reason} expected, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_bad_blob_is_reported_by_its_error() {
+    let blob = Blob::random(3, false, &[2, 3], false);
+    let good = blob.bytes();
+    refused(&[], 2, "load: NotABlob");
+    refused(b"a,b\n1,2\n", 2, "load: NotABlob");
+    refused(&good[..good.len() - 4], 2, "load: Checksum");
+    for at in [12, 40, good.len() - 1] {
+        let mut bytes = good.to_vec();
+        bytes[at] ^= 0x10;
+        refused(&bytes, 2, "load: Checksum");
+    }
+    let mut newer = good.to_vec();
+    newer[4] = 9;
+    refused(&newer, 2, "load: Version(9)");
+    let mut endless = good.to_vec();
+    endless[8..12].copy_from_slice(&[0xFF; 4]);
+    refused(&endless, 2, "load: Truncated");
+    refused(
+        Blob::random(1, false, &[65, 1], false).bytes(),
+        65,
+        "load: CapacityExceeded",
+    );
+    refused(
+        Blob::random(1, false, &[1; 10], false).bytes(),
+        1,
+        "load: CapacityExceeded",
+    );
+    refused(good, 3, "the test vectors have 3 inputs, the model 2");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_the_device_starts() {
+    let blob = Blob::random(3, false, &[2, 3], false);
+    for (values, inputs) in [(0, 2), (3, 2), (1, 0)] {
+        let result = firmware().evaluate(blob.bytes(), &vec![0.0; values], inputs);
+        assert!(
+            matches!(result, Err(DeviceError::Shape { .. })),
+            "{result:?}"
+        );
+    }
+    let large = vec![0; 3 * 1024 * 1024 + 1];
+    let error = firmware()
+        .evaluate(&large, &[0.0], 1)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "model: 3145729 bytes do not fit the device's 3145728"
+    );
+    let error = firmware()
+        .evaluate(blob.bytes(), &vec![0.0; 1 << 22], 2)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "test inputs: 16777228 bytes do not fit the device's 16777216"
+    );
+}
+
+/// The firmware with its code at `symbol` overwritten.
+fn sabotaged(folder: &Path, section: &str, symbol: Option<&str>, code: &[u8]) -> Firmware {
+    let mut image = fs::read(firmware().path()).expect("the firmware is built");
+    let file = object::File::parse(&*image).expect("it is an ELF file");
+    let section = file.section_by_name(section).expect("it has the section");
+    let (start, _) = section.file_range().expect("the section is in the file");
+    let offset = symbol.map_or(0, |name| {
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
+        // The lowest bit of a function's address says that it is Thumb code.
+        (symbol.expect("it has the symbol").address() & !1) - section.address()
+    });
+    let at = usize::try_from(start + offset).expect("the file is in memory");
+    image[at..at + code.len()].copy_from_slice(code);
+    let path = folder.join("sabotaged");
+    fs::write(&path, image).expect("the folder is writable");
+    Firmware::open(Machine::Mps2An386, &path).expect("it is still firmware")
+}
+
+#[test]
+fn a_device_that_fails_or_hangs_is_an_error_and_its_emulator_ends() {
+    let blob = Blob::random(3, false, &[2, 3], false);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+
+    // No vector is valid, not that of the fault handler either: the processor locks up.
+    let locked_up = sabotaged(folder.path(), ".vector_table", None, &[0; 64]);
+    match locked_up.evaluate(blob.bytes(), &[0.0, 0.0], 2) {
+        Err(DeviceError::Unfinished { reason, .. }) => {
+            assert!(reason.contains("Lockup"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+
+    // An undefined instruction where the program begins: the fault handler says so, and exits.
+    let faulty = sabotaged(folder.path(), ".text", Some("main"), &[0x00, 0xDE]);
+    match faulty.evaluate(blob.bytes(), &[0.0, 0.0], 2) {
+        Err(DeviceError::Reported(line)) => assert!(line.starts_with("hard fault at 0x"), "{line}"),
+        other => panic!("{other:?}"),
+    }
+
+    // A branch to itself.
+    let hanging = sabotaged(folder.path(), ".text", Some("main"), &[0xFE, 0xE7])
+        .with_patience(Duration::from_millis(700));
+    match hanging.evaluate(blob.bytes(), &[0.0, 0.0], 2) {
+        Err(DeviceError::Silent { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    let image = hanging.path().to_str().expect("a plain path");
+    for process in fs::read_dir("/proc").expect("Linux").flatten() {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        assert!(
+            !String::from_utf8_lossy(&command).contains(image),
+            "QEMU still runs"
+        );
+    }
+}
+
+#[test]
+fn only_firmware_is_opened() {
+    let open = |path: &Path| match Firmware::open(Machine::Mps2An386, path) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{} is no firmware", path.display()),
+    };
+    assert!(open(Path::new("no/such/file")).starts_with("no/such/file: No such file"));
+    let this = std::env::current_exe().expect("tests have a path");
+    assert!(
+        open(&this).contains("logs nothing by defmt"),
+        "{}",
+        open(&this)
+    );
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device.rs");
+    assert!(
+        open(&source).contains("src/device.rs: "),
+        "{}",
+        open(&source)
+    );
+    let baseline = Firmware::build_baseline(Machine::Mps2An386).expect("it builds");
+    // It has no model to tell of: its rows cannot be told apart.
+    let blob = Blob::random(3, false, &[2, 3], false);
+    let result = baseline.evaluate(blob.bytes(), &[0.0, 0.0], 2);
+    assert!(matches!(result, Err(DeviceError::Garbled(_))), "{result:?}");
+}
+
+#[test]
+fn machines_are_named() {
+    assert_eq!("qemu".parse(), Ok(Machine::Mps2An386));
+    assert_eq!("qemu:mps2-an386".parse(), Ok(Machine::Mps2An386));
+    assert_eq!(Machine::Mps2An386.to_string(), "mps2-an386");
+    for unknown in ["", "host", "qemu:", "qemu:pdp11", "QEMU"] {
+        assert!(unknown.parse::<Machine>().is_err(), "{unknown}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_by_the_line_that_installs_it() {
+    let target = Some("thumbv7em-none-eabihf");
+    let toolchain = "rustup target add --toolchain 1.95.0 thumbv7em-none-eabihf";
+    let qemu = "apt-get install -y --no-install-recommends qemu-system-arm";
+    let both = Missing { qemu: true, target }.to_string();
+    assert!(both.contains("apt-get update && "), "{both}");
+    assert!(both.ends_with(&format!("{qemu} && {toolchain}")), "{both}");
+    assert_eq!(
+        Missing {
+            qemu: false,
+            target
+        }
+        .to_string(),
+        toolchain
+    );
+    assert!(
+        Missing {
+            qemu: true,
+            target: None
+        }
+        .to_string()
+        .ends_with(qemu)
+    );
+    if let Err(missing) = device::availability(Machine::Mps2An386) {
+        panic!("{missing}");
+    }
+}
+
+/// `cargo firmware-size` prints these figures.
+#[test]
+fn kan_core_is_small() {
+    let baseline = Firmware::build_baseline(Machine::Mps2An386)
+        .expect("it builds")
+        .size();
+    let evaluate = firmware().size();
+    println!("bytes              text   data    bss   flash     RAM");
+    for (name, size) in [("with kan-core", evaluate), ("without", baseline)] {
+        let (flash, ram) = (size.flash(), size.ram());
+        println!(
+            "{name:14} {:8} {:6} {:6} {flash:7} {ram:7}",
+            size.text, size.data, size.bss
+        );
+    }
+    let flash = evaluate.flash() - baseline.flash();
+    let ram = evaluate.ram() - baseline.ram();
+    println!("kan-core costs {flash} bytes of flash and {ram} bytes of static RAM");
+    assert_eq!(ram, 0, "no static RAM");
+    assert!(flash < 8 * 1024, "{flash} bytes");
+}

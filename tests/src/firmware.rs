@@ -1,0 +1,309 @@
+//! The firmware's application with mocked peripherals, and its format of test vectors.
+
+use embedded_hal_mock::eh1::{
+    MockError,
+    digital::{Mock as Pin, State, Transaction as PinEvent},
+    i2c::{Mock as Bus, Transaction as BusEvent},
+    pwm::{Mock as Pwm, Transaction as PwmEvent},
+};
+use firmware_example::{
+    oven::{Error, Oven, Reading},
+    vectors::{self, Vectors},
+};
+use kan_core::{
+    Model, ModelBytes,
+    blob::{Aligned, Head, LayerMessage, Message, Node, Scalar},
+};
+
+use embedded_hal::{
+    digital,
+    i2c::{self, NoAcknowledgeSource},
+    pwm,
+};
+
+/// Duty cycle of full power.
+const FULL: u16 = 1000;
+
+/// MCP3421: 4 mV, that is 2048 steps of 2^-9 mV, and a new conversion.
+const FOUR_MILLIVOLTS: [u8; 4] = [0x00, 0x08, 0x00, 0x1F];
+
+/// TMP102: 25 °C, that is 400 sixteenths, left-aligned.
+const WARM: [u8; 2] = [0x19, 0x00];
+
+/// The straight line 25 °C/mV · voltage + cold junction, over −8 to 56 mV and −40 to 88 °C: exact
+/// in f32 for all that the sensors can say.
+fn line() -> ModelBytes<[u8; 512]> {
+    let nodes = [
+        Node {
+            lo: -8.0,
+            inv_step: 1.0 / 32.0,
+            margin: 0.0,
+            intervals: 2,
+            edges: 1,
+        }
+        .pack(),
+        Node {
+            lo: -40.0,
+            inv_step: 1.0 / 128.0,
+            margin: 0.0,
+            intervals: 1,
+            edges: 1,
+        }
+        .pack(),
+    ];
+    let layer = LayerMessage {
+        degree: 1,
+        scalar: Scalar::F32,
+        residual: false,
+        outputs: 1,
+        nodes: Aligned::of(&nodes),
+        bias: Aligned::of(&[0.0_f32]),
+        targets: Aligned::of(&[0_u16, 0]),
+        coefficients: Aligned::of(&[-200.0_f32, 600.0, 1400.0, -40.0, 88.0]),
+        base: Aligned::of::<f32>(&[]),
+    };
+    let message = Message {
+        name: "line",
+        head: Head::Identity,
+        input_names: "mv\ncold_junction",
+        output_names: "celsius",
+        layers: &[layer],
+    };
+    let mut blob = ModelBytes([0; 512]);
+    message.encode(&mut blob.0).expect("512 bytes are enough");
+    blob
+}
+
+/// What the bus carries in a step with these readings.
+fn readings(adc: [u8; 4], cold_junction: [u8; 2]) -> Vec<BusEvent> {
+    vec![
+        BusEvent::read(0x68, adc.to_vec()),
+        BusEvent::write_read(0x48, vec![0x00], cold_junction.to_vec()),
+    ]
+}
+
+/// What the heater gets when its duty cycle is set.
+fn heat(duty: u16) -> Vec<PwmEvent> {
+    vec![
+        PwmEvent::max_duty_cycle(FULL),
+        PwmEvent::set_duty_cycle(duty),
+    ]
+}
+
+fn alarm(on: bool) -> Vec<PinEvent> {
+    vec![PinEvent::set(if on { State::High } else { State::Low })]
+}
+
+/// Starts an oven and takes one step, which must cause exactly these events after those of the
+/// start: ADC configured to continuous conversion, 18 bits, gain 8; heater and alarm off.
+#[track_caller]
+fn step(
+    setpoint: f32,
+    bus: Vec<BusEvent>,
+    heater: Vec<PwmEvent>,
+    alarms: Vec<PinEvent>,
+) -> Result<Reading, Error> {
+    let blob = line();
+    let len = kan_core::blob_len(&blob.0).expect("it is a blob");
+    let model = Model::<2, 1, 1, 1>::load(&blob.0[..len]).expect("it is a good one");
+    let bus = Bus::new(&[vec![BusEvent::write(0x68, vec![0b0001_1111])], bus].concat());
+    let heater = Pwm::new(&[heat(0), heater].concat());
+    let pin = Pin::new(&[alarm(false), alarms].concat());
+    let mut oven = Oven::start(bus, heater, pin, model).expect("nothing fails at the start");
+    let result = oven.step(setpoint);
+    let (mut bus, mut heater, mut pin) = oven.release();
+    bus.done();
+    heater.done();
+    pin.done();
+    result
+}
+
+#[test]
+fn the_heater_gets_power_in_proportion_to_what_is_missing() {
+    // 25 °C/mV · 4 mV + 25 °C = 125 °C; the heater's band is 40 °C wide.
+    for (setpoint, duty) in [
+        (145.0, FULL / 2),
+        (135.0, FULL / 4),
+        (165.0, FULL),
+        (1000.0, FULL),
+        (f32::INFINITY, FULL),
+        (125.0, 0),
+        (124.0, 0),
+        (f32::NEG_INFINITY, 0),
+        (f32::NAN, 0),
+    ] {
+        let reading = step(
+            setpoint,
+            readings(FOUR_MILLIVOLTS, WARM),
+            heat(duty),
+            alarm(false),
+        );
+        let expected = Reading {
+            thermocouple: 4.0,
+            cold_junction: 25.0,
+            temperature: 125.0,
+            in_domain: true,
+            power: f32::from(duty) / f32::from(FULL),
+        };
+        assert_eq!(reading, Ok(expected), "set to {setpoint} °C");
+    }
+}
+
+#[test]
+fn sensor_bytes_are_read_as_the_datasheets_say() {
+    for (adc, millivolts) in [
+        ([0x00, 0x00, 0x00, 0x1F], 0.0),
+        ([0x00, 0x00, 0x01, 0x1F], 1.0 / 512.0),
+        ([0xFF, 0xFF, 0xFF, 0x1F], -1.0 / 512.0),
+        ([0xFF, 0xFE, 0x00, 0x1F], -1.0),
+        ([0x00, 0x6E, 0x00, 0x1F], 55.0),
+    ] {
+        for (bytes, celsius) in [
+            ([0x00, 0x00], 0.0),
+            ([0x00, 0x10], 0.0625),
+            ([0xFF, 0xF0], -0.0625),
+            ([0xF5, 0xC0], -10.25),
+            ([0x50, 0x00], 80.0),
+        ] {
+            let reading = step(-300.0, readings(adc, bytes), heat(0), alarm(false)).unwrap();
+            assert_eq!(
+                (reading.thermocouple, reading.cold_junction),
+                (millivolts, celsius)
+            );
+            assert_eq!(reading.temperature, 25.0 * millivolts + celsius);
+            assert!(reading.in_domain);
+        }
+    }
+}
+
+#[test]
+fn out_of_domain_the_heater_is_off_and_the_alarm_on() {
+    let full_scale = [0x01, 0xFF, 0xFF, 0x1F];
+    let reversed = [0xFE, 0x00, 0x00, 0x1F];
+    let hot = [0x7D, 0x00];
+    for (adc, cold_junction, temperature) in [
+        (full_scale, WARM, 1400.0 + 25.0),
+        (reversed, WARM, -200.0 + 25.0),
+        (FOUR_MILLIVOLTS, hot, 100.0 + 88.0),
+    ] {
+        let reading = step(2000.0, readings(adc, cold_junction), heat(0), alarm(true)).unwrap();
+        assert!(!reading.in_domain);
+        assert_eq!((reading.temperature, reading.power), (temperature, 0.0));
+    }
+}
+
+#[test]
+fn whatever_fails_the_heater_goes_off_and_the_alarm_on() {
+    let silent = i2c::ErrorKind::NoAcknowledge(NoAcknowledgeSource::Address);
+
+    let dead_adc = vec![BusEvent::read(0x68, vec![0; 4]).with_error(silent)];
+    let result = step(500.0, dead_adc, heat(0), alarm(true));
+    assert_eq!(result, Err(Error::Thermocouple(silent)));
+
+    let old_value = vec![BusEvent::read(0x68, vec![0x00, 0x08, 0x00, 0x9F])];
+    assert_eq!(
+        step(500.0, old_value, heat(0), alarm(true)),
+        Err(Error::Stale)
+    );
+
+    let mut no_cold_junction = readings(FOUR_MILLIVOLTS, WARM);
+    no_cold_junction[1] = no_cold_junction[1].clone().with_error(silent);
+    let result = step(500.0, no_cold_junction, heat(0), alarm(true));
+    assert_eq!(result, Err(Error::ColdJunction(silent)));
+
+    let refusal = MockError::Io(std::io::ErrorKind::NotConnected);
+    let mut deaf_heater = heat(FULL);
+    deaf_heater[1] = deaf_heater[1].clone().with_error(refusal.clone());
+    let result = step(
+        500.0,
+        readings(FOUR_MILLIVOLTS, WARM),
+        deaf_heater,
+        alarm(true),
+    );
+    assert_eq!(result, Err(Error::Heater(pwm::ErrorKind::Other)));
+
+    let broken_alarm = vec![alarm(false).remove(0).with_error(refusal)];
+    let on_then_off = [heat(FULL), heat(0)].concat();
+    let result = step(
+        500.0,
+        readings(FOUR_MILLIVOLTS, WARM),
+        on_then_off,
+        broken_alarm,
+    );
+    assert_eq!(result, Err(Error::Alarm(digital::ErrorKind::Other)));
+}
+
+#[test]
+fn an_oven_without_its_adc_does_not_start() {
+    let blob = line();
+    let len = kan_core::blob_len(&blob.0).expect("it is a blob");
+    let model = Model::<2, 1, 1, 1>::load(&blob.0[..len]).expect("it is a good one");
+    let kind = i2c::ErrorKind::ArbitrationLoss;
+    let mut bus = Bus::new(&[BusEvent::write(0x68, vec![0b0001_1111]).with_error(kind)]);
+    let mut heater = Pwm::new(&[heat(0), heat(0)].concat());
+    let mut pin = Pin::new(&[alarm(false), alarm(true)].concat());
+    let oven = Oven::start(bus.clone(), heater.clone(), pin.clone(), model);
+    assert_eq!(oven.err(), Some(Error::Thermocouple(kind)));
+    bus.done();
+    heater.done();
+    pin.done();
+}
+
+/// A region with these rows of two inputs, and something behind them.
+fn region(rows: &[[f32; 2]]) -> Vec<u8> {
+    let mut region = vectors::header(rows.len() as u32, 2).to_vec();
+    region.extend(
+        rows.as_flattened()
+            .iter()
+            .flat_map(|value| value.to_le_bytes()),
+    );
+    region.extend([0xFF; 9]);
+    region
+}
+
+#[test]
+fn vectors_come_back_bit_for_bit() {
+    let quiet = f32::from_bits(0x7FC1_2345);
+    for rows in [
+        &[[1.5, -0.0], [quiet, f32::NEG_INFINITY], [1e-45, f32::MAX]][..],
+        &[],
+    ] {
+        let region = region(rows);
+        let vectors = Vectors::parse(&region).expect("it is a region");
+        assert_eq!(vectors.inputs(), 2);
+        let bits = vectors
+            .rows()
+            .map(|row| row.map(f32::to_bits).collect::<Vec<_>>());
+        let expected = rows.iter().map(|row| row.map(f32::to_bits).to_vec());
+        assert_eq!(bits.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_is_no_vectors_is_not_read() {
+    let whole = region(&[[1.0, 2.0], [3.0, 4.0]]);
+    let end = whole.len() - 9;
+    assert!(Vectors::parse(&whole[..end]).is_some());
+    for len in 0..end {
+        assert!(Vectors::parse(&whole[..len]).is_none(), "{len} bytes");
+    }
+    for bit in 0..32 {
+        let mut other = whole.clone();
+        other[bit / 8] ^= 1 << (bit % 8);
+        assert!(
+            Vectors::parse(&other).is_none(),
+            "bit {bit} of the magic number"
+        );
+    }
+    for (rows, inputs) in [
+        (1, 0),
+        (0, 0),
+        (u32::MAX, 1),
+        (1, u32::MAX),
+        (u32::MAX, u32::MAX),
+    ] {
+        let mut other = whole.clone();
+        other[..vectors::HEADER_BYTES].copy_from_slice(&vectors::header(rows, inputs));
+        assert!(Vectors::parse(&other).is_none(), "{rows} rows of {inputs}");
+    }
+}
