@@ -308,7 +308,7 @@ impl Size {
 }
 
 impl Firmware {
-    /// Builds the binary `evaluate`, which takes a minute at most the first time and nothing then.
+    /// Builds the binary `evaluate`: about half a minute on two cores the first time, then nothing.
     pub fn build(machine: Machine) -> Result<Self, DeviceError> {
         Self::build_binary(machine, "evaluate")
     }
