@@ -10,7 +10,7 @@ use faer::{Mat, MatRef, Side};
 
 use crate::grid;
 use crate::network::Network;
-use crate::objective::{self, Expansion, Penalty, Quadratic, Samples};
+use crate::objective::{self, Expansion, Penalty, PenaltyCurvature, PenaltyForm, Samples};
 
 /// How a run of steps goes.
 #[derive(Debug, Clone, Copy)]
@@ -51,12 +51,12 @@ pub fn train(
     let mut done = 0;
     let mut flat = 0;
     while done < options.steps && flat < 4 {
-        let quadratic = Quadratic::at(network, samples, penalty);
-        let model = Model::at(network, samples, &quadratic);
+        let form = PenaltyForm::at(network, samples, penalty);
         let start = network.to_vector();
-        let before = model.expansion.loss + quadratic.value(&start);
+        let model = Model::at(network, samples, &form, &start);
+        let before = model.expansion.loss + form.value(&start);
         let Some((after, ratio)) =
-            model.descend(network, samples, &quadratic, &start, before, &mut damping)
+            model.descend(network, samples, &start, before, &mut damping)
         else {
             break;
         };
@@ -71,8 +71,10 @@ pub fn train(
 }
 
 /// The quadratic model of the objective at one network.
-struct Model {
+struct Model<'a> {
     expansion: Expansion,
+    form: &'a PenaltyForm,
+    penalty: PenaltyCurvature<'a>,
     /// Gradient of loss and penalty.
     gradient: Vec<f64>,
     curvature: Curvature,
@@ -85,21 +87,21 @@ enum Curvature {
     Products(Vec<f64>),
 }
 
-impl Model {
-    fn at(network: &Network, samples: &Samples, quadratic: &Quadratic) -> Self {
-        let start = network.to_vector();
+impl<'a> Model<'a> {
+    fn at(network: &Network, samples: &Samples, form: &'a PenaltyForm, start: &[f64]) -> Self {
+        let penalty = form.curvature(start);
         let (expansion, curvature) = if is_factorable(network, samples) {
-            let (expansion, matrix) = objective::expand(network, samples, quadratic);
+            let (expansion, matrix) = objective::expand(network, samples, &penalty);
             (expansion, Curvature::Matrix(matrix))
         } else {
-            let (expansion, diagonal) = objective::expand_diagonal(network, samples, quadratic);
+            let (expansion, diagonal) = objective::expand_diagonal(network, samples, &penalty);
             (expansion, Curvature::Products(diagonal))
         };
         let mut gradient = expansion.gradient.clone();
-        for (g, q) in gradient.iter_mut().zip(quadratic.times(&start)) {
+        for (g, q) in gradient.iter_mut().zip(form.gradient(start)) {
             *g += q;
         }
-        Self { expansion, gradient, curvature }
+        Self { expansion, form, penalty, gradient, curvature }
     }
 
     /// Raises the damping until a step lowers the objective; gives the objective after it and the
@@ -108,17 +110,16 @@ impl Model {
         &self,
         network: &mut Network,
         samples: &Samples,
-        quadratic: &Quadratic,
         start: &[f64],
         before: f64,
         damping: &mut f64,
     ) -> Option<(f64, f64)> {
         let mut growth = 2.0;
         for _ in 0..10 {
-            if let Some(step) = self.solve(network, samples, quadratic, *damping) {
+            if let Some(step) = self.solve(network, samples, *damping) {
                 let moved: Vec<f64> = start.iter().zip(&step).map(|(c, d)| c + d).collect();
                 network.set_vector(&moved);
-                let after = objective::loss(network, samples) + quadratic.value(&moved);
+                let after = objective::loss(network, samples) + self.form.value(&moved);
                 if after < before {
                     let predicted = 0.5
                         * (*damping * dot(&step, &step) - dot(&step, &self.gradient));
@@ -138,7 +139,6 @@ impl Model {
         &self,
         network: &Network,
         samples: &Samples,
-        quadratic: &Quadratic,
         damping: f64,
     ) -> Option<Vec<f64>> {
         match &self.curvature {
@@ -156,7 +156,7 @@ impl Model {
             }
             Curvature::Products(diagonal) => {
                 let product = |v: &[f64]| {
-                    let mut p = objective::curvature_times(network, samples, quadratic, v);
+                    let mut p = objective::curvature_times(network, samples, &self.penalty, v);
                     for (p, v) in p.iter_mut().zip(v) {
                         *p += damping * v;
                     }
@@ -170,10 +170,15 @@ impl Model {
 
 /// Whether the Gauss–Newton matrix of the network is small enough to form and factorise.
 pub fn is_factorable(network: &Network, samples: &Samples) -> bool {
+    factor_cost(network, samples) <= LARGEST_FACTOR
+}
+
+/// Multiply-adds for one Gauss–Newton matrix and its factor.
+pub fn factor_cost(network: &Network, samples: &Samples) -> f64 {
     let n = network.parameters() as f64;
     let active = (network.edges() * (network.degree() + 2)) as f64;
     let rows = (samples.rows() * samples.outputs) as f64;
-    0.5 * rows * active * active + n * n * n / 3.0 <= LARGEST_FACTOR
+    0.5 * rows * active * active + n * n * n / 3.0
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

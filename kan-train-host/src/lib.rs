@@ -1,1 +1,14 @@
-//! Trains.
+//! Trains Kolmogorov–Arnold networks and compiles them to tables for `kan-core`.
+
+pub mod artifact;
+pub mod dataset;
+pub mod device;
+pub mod grid;
+pub mod levenberg;
+pub mod network;
+pub mod objective;
+pub mod predictor;
+pub mod prune;
+pub mod selection;
+pub mod spline;
+pub mod train;

@@ -130,29 +130,75 @@ impl Penalty {
     }
 }
 
-/// The penalties at one network as a quadratic form: ½ Σ_e c_eᵀ Q_e c_e over the edges.
+/// The penalties near one network: for the edges e into each node, ½ Σ_e c_eᵀ Q_e c_e, which for a
+/// hidden node is divided by the variance Σ_e c_eᵀ M_e c_e that its edges have together.
+///
+/// The division makes the penalty blind to the scale of a hidden node, which can move to the next
+/// layer without changing the network: else training would escape every penalty that way.
 ///
 /// The sparsity penalty is majorised: the magnitude a = mean|φ − mean φ| of an edge is replaced by
-/// the quadratic E(φ − mean φ)²/(2a) that touches it, with the input samples of the edge, the
-/// entropy's slope and the scale of the sum that it enters as they are now. (Centred and relative,
-/// because a constant can move between the edges of a node, and a scale between layers, without
-/// changing the network.) Repeated, this is iteratively reweighted least squares on (2.20).
-pub struct Quadratic {
-    /// (first parameter, weight of the moments, index of the node's matrices) of each edge.
-    edges: Vec<(usize, f64, usize)>,
-    /// For each node its size, Σ penalties common to its edges, and the centred second moments.
-    nodes: Vec<(usize, Vec<f64>, Vec<f64>)>,
+/// the quadratic E(φ − mean φ)²/(2a) that touches it, with the input samples of the edge and the
+/// entropy's slope as they are now. (Centred, because a constant can move between the edges of a
+/// node.) Repeated, this is iteratively reweighted least squares on (2.20).
+pub struct PenaltyForm {
+    edges: Vec<EdgeForm>,
+    nodes: Vec<NodeForm>,
+    /// The number of groups: the nodes that edges lead to.
+    groups: usize,
 }
 
-impl Quadratic {
-    /// The quadratic form of `penalty` at `network`; `samples` give the magnitudes.
+struct EdgeForm {
+    /// First parameter.
+    offset: usize,
+    /// The weight of the moments in Q.
+    sparsity: f64,
+    /// Which input node's matrices.
+    node: usize,
+    /// Which target node.
+    group: usize,
+    /// Whether the group is divided by its variance.
+    relative: bool,
+}
+
+struct NodeForm {
+    size: usize,
+    /// The bending and tilting common to the edges, row-major `[size, size]`.
+    shape: Vec<f64>,
+    /// Centred second moments of the basis functions, row-major `[size, size]`; empty if not used.
+    moments: Vec<f64>,
+}
+
+impl NodeForm {
+    fn times(&self, c: &[f64], sparsity: f64) -> (Vec<f64>, Vec<f64>) {
+        let n = self.size;
+        let product = |matrix: &[f64]| -> Vec<f64> {
+            matrix.chunks(n).map(|row| row.iter().zip(c).map(|(q, c)| q * c).sum()).collect()
+        };
+        let mut q = product(&self.shape);
+        let m = if self.moments.is_empty() { vec![0.0; n] } else { product(&self.moments) };
+        for (q, m) in q.iter_mut().zip(&m) {
+            *q += sparsity * m;
+        }
+        (q, m)
+    }
+}
+
+/// Numerators and denominators of a penalty at one parameter vector.
+struct Ratios {
+    numerator: Vec<f64>,
+    denominator: Vec<f64>,
+}
+
+impl PenaltyForm {
+    /// The form of `penalty` at `network`; `samples` give the magnitudes.
     pub fn at(network: &Network, samples: &Samples, penalty: &Penalty) -> Self {
-        let mut form = Self { edges: Vec::new(), nodes: Vec::new() };
+        let mut form = Self { edges: Vec::new(), nodes: Vec::new(), groups: 0 };
         if penalty.is_zero() {
             return form;
         }
         let (offsets, _) = network.offsets();
-        let statistics = (penalty.lamb > 0.0).then(|| statistics(network, samples));
+        let last = network.layers.len() - 1;
+        let statistics = (penalty.lamb > 0.0 || last > 0).then(|| statistics(network, samples));
         let base = network.base;
         let with_base = usize::from(base != Base::Zero);
         for (l, layer) in network.layers.iter().enumerate() {
@@ -166,9 +212,8 @@ impl Quadratic {
                 let range = grid.hi() - grid.lo();
                 let bend = grid.gram(2, |x| base.curvature(x));
                 let tilt = grid.gram(1, |x| base.value_and_slope(x).1);
-                let (bending, tilting) =
-                    (penalty.roughness * range.powi(3), penalty.slope * range);
-                let common = (0..size * size)
+                let (bending, tilting) = (penalty.roughness * range.powi(3), penalty.slope * range);
+                let shape = (0..size * size)
                     .map(|at| {
                         let at = at / size * (m + 1) + at % size;
                         bending * bend[at] + tilting * tilt[at]
@@ -177,66 +222,125 @@ impl Quadratic {
                 let moments =
                     statistics.as_ref().map_or_else(Vec::new, |s| s.moments[l][i].clone());
                 let node = form.nodes.len();
-                form.nodes.push((size, common, moments));
+                form.nodes.push(NodeForm { size, shape, moments });
                 for (j, _) in layer.edges_from(i) {
                     let e = i * layer.outputs + j;
-                    let offset = offsets[l][e].expect("an edge that is there has parameters");
-                    form.edges.push((offset, weights.as_ref().map_or(0.0, |w| w[e]), node));
+                    form.edges.push(EdgeForm {
+                        offset: offsets[l][e].expect("an edge that is there has parameters"),
+                        sparsity: weights.as_ref().map_or(0.0, |w| w[e]),
+                        node,
+                        group: form.groups + j,
+                        relative: l < last,
+                    });
                 }
             }
+            form.groups += layer.outputs;
         }
         form
     }
 
-    /// Calls `visit` with the offset, size and matrix rows of every edge's Q.
-    fn for_each(&self, mut visit: impl FnMut(usize, usize, &dyn Fn(usize, usize) -> f64)) {
-        for &(offset, weight, node) in &self.edges {
-            let (size, common, moments) = &self.nodes[node];
-            if moments.is_empty() {
-                visit(offset, *size, &|a, b| common[a * size + b]);
-            } else {
-                visit(offset, *size, &|a, b| {
-                    common[a * size + b] + weight * moments[a * size + b]
-                });
+    fn ratios(&self, c: &[f64]) -> Ratios {
+        let mut ratios =
+            Ratios { numerator: vec![0.0; self.groups], denominator: vec![0.0; self.groups] };
+        for edge in &self.edges {
+            let node = &self.nodes[edge.node];
+            let c = &c[edge.offset..edge.offset + node.size];
+            let (q, m) = node.times(c, edge.sparsity);
+            ratios.numerator[edge.group] += dot(&q, c);
+            if edge.relative {
+                ratios.denominator[edge.group] += dot(&m, c);
+            }
+        }
+        for edge in self.edges.iter().filter(|edge| !edge.relative) {
+            ratios.denominator[edge.group] = 1.0;
+        }
+        for d in &mut ratios.denominator {
+            *d = d.max(1e-12);
+        }
+        ratios
+    }
+
+    /// The penalty at the parameters `c`.
+    pub fn value(&self, c: &[f64]) -> f64 {
+        let ratios = self.ratios(c);
+        ratios.numerator.iter().zip(&ratios.denominator).map(|(n, d)| 0.5 * n / d).sum()
+    }
+
+    /// Its gradient at `c`.
+    pub fn gradient(&self, c: &[f64]) -> Vec<f64> {
+        let ratios = self.ratios(c);
+        let mut gradient = vec![0.0; c.len()];
+        for edge in &self.edges {
+            let node = &self.nodes[edge.node];
+            let slots = edge.offset..edge.offset + node.size;
+            let (q, m) = node.times(&c[slots.clone()], edge.sparsity);
+            let d = ratios.denominator[edge.group];
+            let pull = if edge.relative { ratios.numerator[edge.group] / d } else { 0.0 };
+            for ((g, q), m) in gradient[slots].iter_mut().zip(&q).zip(&m) {
+                *g = (q - pull * m) / d;
+            }
+        }
+        gradient
+    }
+
+    /// The part of its curvature at `c` that is never negative: Q divided by the variances.
+    pub fn curvature(&self, c: &[f64]) -> PenaltyCurvature<'_> {
+        PenaltyCurvature { form: self, denominator: self.ratios(c).denominator }
+    }
+}
+
+/// The curvature of a penalty, block-diagonal over the edges.
+pub struct PenaltyCurvature<'a> {
+    form: &'a PenaltyForm,
+    denominator: Vec<f64>,
+}
+
+impl PenaltyCurvature<'_> {
+    /// The product with `v`.
+    pub fn times(&self, v: &[f64]) -> Vec<f64> {
+        let mut product = vec![0.0; v.len()];
+        for edge in &self.form.edges {
+            let node = &self.form.nodes[edge.node];
+            let slots = edge.offset..edge.offset + node.size;
+            let (q, _) = node.times(&v[slots.clone()], edge.sparsity);
+            for (slot, q) in product[slots].iter_mut().zip(q) {
+                *slot = q / self.denominator[edge.group];
+            }
+        }
+        product
+    }
+
+    fn for_each_block(&self, mut visit: impl FnMut(usize, usize, usize, f64)) {
+        for edge in &self.form.edges {
+            let node = &self.form.nodes[edge.node];
+            let d = self.denominator[edge.group];
+            for a in 0..node.size {
+                for b in 0..=a {
+                    let at = a * node.size + b;
+                    let moment = node.moments.get(at).copied().unwrap_or(0.0);
+                    visit(edge.offset, a, b, (node.shape[at] + edge.sparsity * moment) / d);
+                }
             }
         }
     }
 
-    /// Q·c.
-    pub fn times(&self, c: &[f64]) -> Vec<f64> {
-        let mut product = vec![0.0; c.len()];
-        self.for_each(|offset, size, q| {
-            for a in 0..size {
-                product[offset + a] = (0..size).map(|b| q(a, b) * c[offset + b]).sum();
-            }
-        });
-        product
-    }
-
-    /// ½ cᵀQc.
-    pub fn value(&self, c: &[f64]) -> f64 {
-        0.5 * self.times(c).iter().zip(c).map(|(q, c)| q * c).sum::<f64>()
-    }
-
-    /// Adds Q to the lower triangle of a row-major matrix of `n` columns.
+    /// Adds it to the lower triangle of a row-major matrix of `n` columns.
     fn add_to(&self, n: usize, matrix: &mut [f64]) {
-        self.for_each(|offset, size, q| {
-            for a in 0..size {
-                for b in 0..=a {
-                    matrix[(offset + a) * n + offset + b] += q(a, b);
-                }
-            }
-        });
+        self.for_each_block(|offset, a, b, q| matrix[(offset + a) * n + offset + b] += q);
     }
 
-    /// Adds the diagonal of Q.
+    /// Adds its diagonal.
     fn add_diagonal_to(&self, diagonal: &mut [f64]) {
-        self.for_each(|offset, size, q| {
-            for a in 0..size {
-                diagonal[offset + a] += q(a, a);
+        self.for_each_block(|offset, a, b, q| {
+            if a == b {
+                diagonal[offset + a] += q;
             }
         });
     }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// What the samples say of every edge.
@@ -339,25 +443,24 @@ impl Statistics {
     /// Weights of the moments in the majorised sparsity penalty of layer `l`, by edge.
     fn weights(&self, network: &Network, l: usize, lamb: f64) -> Vec<f64> {
         let outputs = network.layers[l].outputs;
-        let relative: Vec<(f64, f64)> = self.magnitude[l]
-            .iter()
-            .enumerate()
-            .map(|(e, &a)| {
-                let scale = self.deviation[l + 1][e % outputs].max(1e-9);
-                (a / scale, scale)
-            })
-            .collect();
-        let total: f64 = relative.iter().map(|(a, _)| a).sum::<f64>().max(1e-12);
+        let relative = self.relative_magnitude(l, outputs);
+        let total: f64 = relative.iter().sum::<f64>().max(1e-12);
         let share = |a: f64| (a / total).max(1e-9);
-        let entropy: f64 = relative.iter().map(|&(a, _)| -share(a) * share(a).ln()).sum();
+        let entropy: f64 = relative.iter().map(|&a| -share(a) * share(a).ln()).sum();
         relative
             .iter()
-            .map(|&(a, scale)| {
+            .map(|&a| {
                 // ∂S/∂a of (2.19); where it would reward an edge for growing, nothing.
                 let slope = (-(share(a).ln() + entropy) / total).max(0.0);
-                lamb * (1.0 + slope) / (a.max(1e-6) * scale * scale)
+                lamb * (1.0 + slope) / a.max(1e-6)
             })
             .collect()
+    }
+
+    /// The magnitudes of the edges of layer `l` in units of the deviation of their target nodes.
+    pub fn relative_magnitude(&self, l: usize, outputs: usize) -> Vec<f64> {
+        let scale = |e: usize| self.deviation[l + 1][e % outputs].max(1e-9);
+        self.magnitude[l].iter().enumerate().map(|(e, a)| a / scale(e)).collect()
     }
 }
 
@@ -429,7 +532,7 @@ fn seeds(samples: &Samples, output: &[f64], seeds: &mut [Vec<f64>]) {
 ///
 /// Costs `rows·outputs·(edges·(k + 2))²/2` multiply-adds: of each edge only the `k + 1` basis
 /// functions that are not zero take part, whatever the grid.
-pub fn expand(network: &Network, samples: &Samples, quadratic: &Quadratic) -> (Expansion, Vec<f64>) {
+pub fn expand(network: &Network, samples: &Samples, penalty: &PenaltyCurvature<'_>) -> (Expansion, Vec<f64>) {
     let with_base = network.base != Base::Zero;
     let (offsets, n) = network.offsets();
     let scale = 1.0 / samples.rows() as f64;
@@ -474,7 +577,7 @@ pub fn expand(network: &Network, samples: &Samples, quadratic: &Quadratic) -> (E
     }
     gradient.iter_mut().for_each(|g| *g *= scale);
     matrix.iter_mut().for_each(|h| *h *= scale);
-    quadratic.add_to(n, &mut matrix);
+    penalty.add_to(n, &mut matrix);
     (Expansion { loss: loss * scale, gradient }, matrix)
 }
 
@@ -542,7 +645,7 @@ fn add_outer<const ORDER: usize>(list: &[Run], with_base: bool, n: usize, matrix
 pub fn expand_diagonal(
     network: &Network,
     samples: &Samples,
-    quadratic: &Quadratic,
+    penalty: &PenaltyCurvature<'_>,
 ) -> (Expansion, Vec<f64>) {
     let order = network.degree() + 1;
     let (offsets, n) = network.offsets();
@@ -590,7 +693,7 @@ pub fn expand_diagonal(
     }
     gradient.iter_mut().for_each(|g| *g *= scale);
     diagonal.iter_mut().for_each(|d| *d *= scale);
-    quadratic.add_diagonal_to(&mut diagonal);
+    penalty.add_diagonal_to(&mut diagonal);
     (Expansion { loss: loss * scale, gradient }, diagonal)
 }
 
@@ -598,7 +701,7 @@ pub fn expand_diagonal(
 pub fn curvature_times(
     network: &Network,
     samples: &Samples,
-    quadratic: &Quadratic,
+    penalty: &PenaltyCurvature<'_>,
     v: &[f64],
 ) -> Vec<f64> {
     let order = network.degree() + 1;
@@ -661,7 +764,7 @@ pub fn curvature_times(
     for more in parts {
         add(&mut product, &more);
     }
-    for (slot, q) in product.iter_mut().zip(quadratic.times(v)) {
+    for (slot, q) in product.iter_mut().zip(penalty.times(v)) {
         *slot = *slot * scale + q;
     }
     product

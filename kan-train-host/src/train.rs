@@ -1,0 +1,445 @@
+//! Training, start to end: starts at random, grid continuation, selection, pruning.
+//!
+//! What the user fixes is kept; the rest (shape, grid, penalty) is chosen on held-out rows, see
+//! [`crate::selection`]. Then the network is trained once more on all rows, grid after grid, pruned,
+//! and trained again.
+
+use std::time::Instant;
+
+use rand::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{Dataset, Target, Task};
+use crate::grid;
+use crate::levenberg::{self, Options};
+use crate::network::{Base, Network};
+use crate::objective::{self, Penalty, Samples};
+use crate::predictor::{self, FORMAT, Predictor, Range, Scale, Score};
+use crate::prune::{self, Removed};
+use crate::selection::{self, Tried};
+use crate::spline::{Grid, MAX_DEGREE};
+
+/// Random starts whose first steps decide which one goes on.
+const STARTS: u64 = 5;
+/// Those first steps.
+const START_STEPS: usize = 15;
+/// The intervals of an adaptive choice of grid: each extension halves, so that it is exact.
+pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
+
+/// What the user wants; `None` where training decides.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Node counts from the inputs to the outputs.
+    pub width: Option<Vec<usize>>,
+    /// Grid intervals, one stage each.
+    pub grid: Option<Vec<usize>>,
+    /// Spline degree, 1 to 5; 3 if not given.
+    pub degree: Option<usize>,
+    /// Domains of inputs in their own units, by number.
+    pub domain: Vec<(usize, Range)>,
+    /// Most Levenberg–Marquardt steps for each grid; 100 if not given.
+    pub steps: Option<usize>,
+    /// λ of the sparsity penalty (2.20), applied on the first grid; then the network is pruned.
+    pub lamb: Option<f64>,
+    /// Times range³·∫(φ″)²; chosen on held-out rows if not given.
+    pub roughness: Option<f64>,
+    /// Blend of even spacing (1) and quantiles (0) in the grids; 1 if not given.
+    pub grid_eps: Option<f64>,
+    /// Leaves every edge in place.
+    pub no_prune: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+/// Why training cannot start. Each is one line.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TrainError {
+    /// The first or last width does not fit the data.
+    #[error("--width {given}: the data have {inputs} inputs and need {outputs} network outputs")]
+    Width {
+        /// What was asked for.
+        given: String,
+        /// Input columns.
+        inputs: usize,
+        /// Outputs of the network.
+        outputs: usize,
+    },
+    /// An option's value is out of its range.
+    #[error("{option}: {reason}")]
+    Option {
+        /// The option as it is written.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A row lies outside the stated domain.
+    #[error("--domain: column `{column}` has {value}, outside {lo}:{hi}")]
+    OutsideDomain {
+        /// The column.
+        column: String,
+        /// Its value.
+        value: f64,
+        /// Stated lower end.
+        lo: f64,
+        /// Stated upper end.
+        hi: f64,
+    },
+    /// Nothing to learn from.
+    #[error("{file}: column `{column}` is the same in every row; there is nothing to learn")]
+    ConstantTarget {
+        /// The file.
+        file: String,
+        /// The column.
+        column: String,
+    },
+    /// Every input is constant.
+    #[error("{file}: every input column is the same in every row; there is nothing to learn from")]
+    ConstantInputs {
+        /// The file.
+        file: String,
+    },
+    /// The optimiser found no finite network.
+    #[error("training did not converge to finite numbers; try a smaller --grid or --width")]
+    Diverged,
+}
+
+/// One grid of the final training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Intervals.
+    pub grid: usize,
+    /// RMSE or log-loss on the training rows.
+    pub train: f64,
+    /// The same on the test rows, if there are any.
+    pub test: Option<f64>,
+    /// Seconds for this stage.
+    pub seconds: f64,
+}
+
+/// What training tells while it runs.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A candidate of the selection is finished; how many of how many.
+    Candidate {
+        /// Finished ones.
+        done: usize,
+        /// All of them, as far as known.
+        of: usize,
+    },
+    /// A step of the final training.
+    Step {
+        /// Intervals.
+        grid: usize,
+        /// The number of the step on this grid.
+        step: usize,
+        /// Most steps on this grid.
+        of: usize,
+        /// Loss in the network's units.
+        loss: f64,
+    },
+    /// A grid is finished; the predictor is as good a checkpoint as there is.
+    Stage(&'a Stage, &'a Predictor),
+    /// Edges were pruned.
+    Pruned(Removed),
+}
+
+/// A trained network and how it came about.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// The network.
+    pub predictor: Predictor,
+    /// The grids of the final training.
+    pub stages: Vec<Stage>,
+    /// The candidates that were compared, best first; empty if the user fixed everything.
+    pub tried: Vec<Tried>,
+    /// The penalty that was used.
+    pub penalty: Penalty,
+    /// Node counts before pruning.
+    pub width_before: Vec<usize>,
+    /// The number of edges before pruning.
+    pub edges_before: usize,
+}
+
+/// Shape, grids and penalty of one training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// Node counts.
+    pub width: Vec<usize>,
+    /// Intervals, in the order of the stages.
+    pub grids: Vec<usize>,
+    /// Penalty of every stage.
+    pub penalty: Penalty,
+}
+
+/// What stays the same for all recipes.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Input grids with one interval: their domain and degree.
+    pub inputs: Vec<Grid>,
+    /// The most intervals of each input.
+    pub limits: Vec<usize>,
+    /// Inputs that do not vary: they get no edges.
+    pub constant: Vec<bool>,
+    /// Blend of the grids.
+    pub grid_eps: f64,
+    /// Most steps for each grid.
+    pub steps: usize,
+    /// The seed.
+    pub seed: u64,
+}
+
+impl Frame {
+    /// A network at random on `intervals` intervals.
+    fn random(&self, samples: &Samples, width: &[usize], intervals: usize, seed: u64) -> Network {
+        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+        let grids: Vec<Grid> = self
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, grid)| self.input_grid(samples, i, grid, intervals))
+            .collect();
+        let mut network = Network::random(width, &grids, Base::Silu, &mut rng);
+        let layer = &mut network.layers[0];
+        for (i, _) in self.constant.iter().enumerate().filter(|(_, constant)| **constant) {
+            layer.edges[i * layer.outputs..(i + 1) * layer.outputs].fill(None);
+        }
+        network
+    }
+
+    /// An input's grid on its domain, its knots following the samples as far as `grid_eps` says.
+    fn input_grid(&self, samples: &Samples, i: usize, domain: &Grid, intervals: usize) -> Grid {
+        let intervals = intervals.min(self.limits[i]);
+        let (degree, lo, hi) = (domain.degree(), domain.lo(), domain.hi());
+        if self.grid_eps >= 1.0 {
+            return Grid::uniform(degree, lo, hi, intervals);
+        }
+        let column = samples.x.iter().skip(i).step_by(samples.inputs);
+        let column: Vec<f64> = column.copied().chain([lo, hi]).collect();
+        Grid::from_samples(degree, &column, intervals, self.grid_eps, 0.0)
+    }
+
+    /// The best of several random starts after their first steps on the first grid.
+    pub fn start(&self, samples: &Samples, recipe: &Recipe) -> Network {
+        let starts = if recipe.width.len() > 2 { STARTS } else { 1 };
+        let mut best: Option<(f64, Network)> = None;
+        for start in 0..starts {
+            let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
+            let mut network = self.random(samples, &recipe.width, recipe.grids[0], seed);
+            let options = Options { steps: START_STEPS, damping: 0.1, tolerance: 1e-3 };
+            let outcome =
+                levenberg::train(&mut network, samples, &recipe.penalty, &options, &mut |_, _| {});
+            if best.as_ref().is_none_or(|(loss, _)| outcome.loss < *loss) {
+                best = Some((outcome.loss, network));
+            }
+        }
+        best.map(|(_, network)| network).expect("there is at least one start")
+    }
+
+    /// One stage: brings the grids to `intervals` and trains.
+    pub fn stage(
+        &self,
+        network: &mut Network,
+        samples: &Samples,
+        intervals: usize,
+        penalty: &Penalty,
+        watch: &mut dyn FnMut(usize, f64),
+    ) -> f64 {
+        if intervals != network.intervals() {
+            grid::extend(network, intervals, &self.limits);
+            if self.grid_eps < 1.0 {
+                grid::update(network, samples, self.grid_eps);
+            }
+        }
+        let options = Options { steps: self.steps, damping: 1e-4, tolerance: 1e-3 };
+        levenberg::train(network, samples, penalty, &options, watch).loss
+    }
+}
+
+/// Trains on `data`; `test` is only measured.
+pub fn train(
+    data: &Dataset,
+    test: Option<&Dataset>,
+    settings: &Settings,
+    watch: &mut dyn FnMut(Event<'_>),
+) -> Result<Trained, TrainError> {
+    let mut predictor = frame_of(data, settings)?;
+    let samples = predictor::samples(data, &predictor.inputs, &predictor.outputs);
+    let degree = settings.degree.unwrap_or(3);
+    let frame = Frame {
+        inputs: vec![Grid::uniform(degree, -1.0, 1.0, 1); data.inputs()],
+        limits: grid::limits(&samples),
+        constant: (0..data.inputs()).map(|i| is_constant(data.range(i))).collect(),
+        grid_eps: settings.grid_eps.unwrap_or(1.0),
+        steps: settings.steps.unwrap_or(100),
+        seed: settings.seed,
+    };
+    let (recipe, tried) = selection::choose(&frame, &samples, settings, watch);
+
+    let mut clock = Instant::now();
+    let mut network = frame.start(&samples, &recipe);
+    let (width_before, edges_before) = (network.width(), network.edges());
+    let mut stages = Vec::new();
+    for (at, &intervals) in recipe.grids.iter().enumerate() {
+        let mut run = |network: &mut Network, penalty: &Penalty| {
+            frame.stage(network, &samples, intervals, penalty, &mut |step, loss| {
+                watch(Event::Step { grid: intervals, step, of: frame.steps, loss });
+            })
+        };
+        if let (0, Some(lamb)) = (at, settings.lamb) {
+            run(&mut network, &Penalty { lamb, ..recipe.penalty });
+            if !settings.no_prune {
+                let removed = prune::edges(&mut network, &samples, prune::THRESHOLD);
+                run(&mut network, &recipe.penalty);
+                watch(Event::Pruned(removed));
+            }
+        } else {
+            run(&mut network, &recipe.penalty);
+        }
+        if at + 1 == recipe.grids.len() && !settings.no_prune {
+            let removed = simplify(&mut network, &frame, &samples, intervals, &recipe.penalty);
+            watch(Event::Pruned(removed));
+        }
+        predictor.network = network.clone();
+        let error = |data: &Dataset| Score::of(&predictor.eval(&data.x), data).error();
+        let stage = Stage {
+            grid: intervals,
+            train: error(data),
+            test: test.map(error),
+            seconds: clock.elapsed().as_secs_f64(),
+        };
+        clock = Instant::now();
+        if !stage.train.is_finite() {
+            return Err(TrainError::Diverged);
+        }
+        watch(Event::Stage(&stage, &predictor));
+        stages.push(stage);
+    }
+    let penalty = recipe.penalty;
+    Ok(Trained { predictor, stages, tried, penalty, width_before, edges_before })
+}
+
+/// Prunes as much as the loss does not notice: from the paper's threshold down, the edges below it
+/// are removed and the rest trained again; that stays if the objective grew by less than 2 %.
+pub fn simplify(
+    network: &mut Network,
+    frame: &Frame,
+    samples: &Samples,
+    intervals: usize,
+    penalty: &Penalty,
+) -> Removed {
+    let before = objective::loss(network, samples);
+    let mut threshold = prune::THRESHOLD;
+    for _ in 0..4 {
+        let mut candidate = network.clone();
+        let removed = prune::edges(&mut candidate, samples, threshold);
+        if removed == Removed::default() {
+            return removed;
+        }
+        let after = frame.stage(&mut candidate, samples, intervals, penalty, &mut |_, _| {});
+        if after <= 1.02 * before + 1e-12 {
+            *network = candidate;
+            return removed;
+        }
+        threshold *= 0.1;
+    }
+    Removed::default()
+}
+
+fn is_constant((lo, hi): (f64, f64)) -> bool {
+    // NaN cannot occur: a data set is finite.
+    hi - lo <= 1e-12 * lo.abs().max(hi.abs())
+}
+
+/// A predictor without its network: domains, scales and checks of the settings against the data.
+fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError> {
+    let schema = data.schema();
+    let n_out = predictor::network_outputs(&schema.target);
+    let option = |option, reason: String| Err(TrainError::Option { option, reason });
+    if let Some(width) = &settings.width {
+        let ends = (width.first(), width.last());
+        let fits = ends == (Some(&data.inputs()), Some(&n_out)) && width.len() >= 2;
+        if !fits {
+            let given: Vec<String> = width.iter().map(ToString::to_string).collect();
+            return Err(TrainError::Width {
+                given: given.join(","),
+                inputs: data.inputs(),
+                outputs: n_out,
+            });
+        }
+        if width.iter().any(|&n| !(1..=4096).contains(&n)) || width.len() > 17 {
+            return option("--width", "a layer has 1 to 4096 nodes, a network 1 to 16 layers".into());
+        }
+    }
+    if let Some(grids) = &settings.grid {
+        if grids.is_empty() || grids.iter().any(|&g| !(1..=2000).contains(&g)) {
+            return option("--grid", "a grid has 1 to 2000 intervals".into());
+        }
+        if grids.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return option("--grid", "the grids must increase".into());
+        }
+    }
+    if settings.degree.is_some_and(|degree| !(1..=MAX_DEGREE).contains(&degree)) {
+        return option("--degree", format!("a degree is 1 to {MAX_DEGREE}"));
+    }
+    for (name, value) in [
+        ("--lamb", settings.lamb),
+        ("roughness", settings.roughness),
+        ("grid_eps", settings.grid_eps),
+    ] {
+        if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
+            return option(name, "must be a number that is not negative".into());
+        }
+    }
+    let columns = (0..data.inputs()).map(|i| data.range(i));
+    if columns.clone().all(is_constant) {
+        return Err(TrainError::ConstantInputs { file: data.source.clone() });
+    }
+    let mut inputs: Vec<Range> = columns.map(|range| sampled_range(range, data.rows)).collect();
+    for &(column, range) in &settings.domain {
+        let (lo, hi) = data.range(column);
+        let beyond = if lo < range.lo { Some(lo) } else { (hi > range.hi).then_some(hi) };
+        if let Some(value) = beyond {
+            return Err(TrainError::OutsideDomain {
+                column: data.input_names[column].clone(),
+                value,
+                lo: range.lo,
+                hi: range.hi,
+            });
+        }
+        inputs[column] = range;
+    }
+    let outputs = match &data.target {
+        Target::Classification { .. } => vec![Scale { offset: 0.0, scale: 1.0 }; n_out],
+        Target::Regression { names, y } => (0..n_out)
+            .map(|k| {
+                let column = || y.iter().skip(k).step_by(n_out).copied();
+                let offset = column().sum::<f64>() / data.rows as f64;
+                let variance =
+                    column().map(|y| (y - offset).powi(2)).sum::<f64>() / data.rows as f64;
+                let scale = variance.sqrt();
+                if !scale.is_finite() || scale <= 1e-12 * offset.abs() || scale == 0.0 {
+                    return Err(TrainError::ConstantTarget {
+                        file: data.source.clone(),
+                        column: names[k].clone(),
+                    });
+                }
+                Ok(Scale { offset, scale })
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    debug_assert!(data.task() == Task::Regression || data.outputs() >= 1);
+    let network = Network { base: Base::Silu, layers: Vec::new() };
+    Ok(Predictor { format: FORMAT, schema, inputs, outputs, network })
+}
+
+/// The domain of an input that the user does not state: the sampled range and a little more, as much
+/// as a few further samples can be expected to go beyond it (for even sampling 1/rows of the range).
+fn sampled_range((lo, hi): (f64, f64), rows: usize) -> Range {
+    if is_constant((lo, hi)) {
+        let half = lo.abs().max(1.0);
+        return Range { lo: lo - half, hi: hi + half };
+    }
+    let margin = (3.0 / rows as f64).min(0.02) * (hi - lo);
+    Range { lo: lo - margin, hi: hi + margin }
+}
