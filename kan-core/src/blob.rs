@@ -289,13 +289,11 @@ impl Message<'_> {
     }
 
     fn header(&self, len: usize) -> Option<Header> {
-        let edges = |layer: &LayerMessage| {
-            let (nodes, _) = layer.nodes.data.as_chunks::<16>();
-            nodes
-                .iter()
-                .map(|node| u32::from(u16::from_le_bytes([node[14], node[15]])))
-                .sum()
-        };
+        let nodes = self
+            .layers
+            .iter()
+            .flat_map(|layer| layer.nodes.data.as_chunks::<16>().0);
+        let mut edges = nodes.map(|node| u32::from(u16::from_le_bytes([node[14], node[15]])));
         Some(Header {
             len: u32::try_from(len).ok()?,
             crc: 0,
@@ -303,11 +301,7 @@ impl Message<'_> {
             outputs: self.layers.last()?.outputs,
             width: self.layers.iter().map(|layer| layer.outputs).max()?,
             layers: u16::try_from(self.layers.len()).ok()?,
-            edges: self
-                .layers
-                .iter()
-                .map(edges)
-                .try_fold(0, u32::checked_add)?,
+            edges: edges.try_fold(0, u32::checked_add)?,
         })
     }
 }
@@ -351,6 +345,7 @@ fn varint_len(value: usize) -> usize {
 
 /// The fixed part of a blob: what must be known before the message can be read.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub(crate) struct Header {
     pub len: u32,
     pub crc: u32,

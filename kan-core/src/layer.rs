@@ -9,8 +9,11 @@ use crate::blob::{LoadError, Node, Reader, Scalar};
 /// that neither the rounding of the sums nor that of their bound matters.
 const LARGEST_SUM: f32 = f32::MAX / 4.0;
 
-/// Widest grid with its margins, in intervals: `f32` still tells eighths of an interval apart.
-const WIDEST_GRID: f32 = (1 << 20) as f32;
+/// Most intervals of a grid: the number of a node's coefficients then fits 32 bits.
+const MOST_INTERVALS: u16 = u16::MAX - 3;
+
+/// Widest grid with a margin, in intervals: `f32` still tells eighths of an interval apart.
+const WIDEST_COVER: f32 = (1 << 20) as f32;
 
 /// The tables of one layer, borrowed from the blob.
 #[derive(Clone, Copy)]
@@ -21,6 +24,24 @@ pub(crate) struct Layer<'m> {
     targets: &'m [u16],
     coefficients: Coefficients<'m>,
     base: Option<&'m [f32]>,
+}
+
+/// What the tables of one layer are; see [`Model::tables`](crate::Model::tables).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct LayerTables {
+    /// Degree of the splines: 3, 1 or 0.
+    pub degree: u8,
+    /// Number format of the coefficients.
+    pub scalar: Scalar,
+    /// Whether every edge has a SiLU base function beside its spline.
+    pub residual: bool,
+    /// Number of input nodes.
+    pub inputs: usize,
+    /// Number of output nodes.
+    pub outputs: usize,
+    /// Number of edges, at most `inputs`·`outputs`.
+    pub edges: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -63,7 +84,8 @@ impl<'m> Layer<'m> {
             1 => Some(base),
             _ => return Err(malformed),
         };
-        if nodes.len() != inputs || bias.len() != outputs {
+        let factors = base.map_or(targets.len(), <[f32]>::len);
+        if nodes.len() != inputs || bias.len() != outputs || targets.len() != factors {
             return Err(malformed);
         }
         let layer = Self {
@@ -75,10 +97,11 @@ impl<'m> Layer<'m> {
             base,
         };
         let Coefficients::F32(coefficients) = coefficients;
-        let mut walk = layer.walk(coefficients);
+        let mut walk = layer.walk(degree as usize, coefficients);
         let mut bound = largest(layer.bias)?;
+        let factor = largest(base.unwrap_or(&[]))?;
         for tables in walk.by_ref() {
-            bound += tables.bound(layer.bias.len())?;
+            bound += tables.bound(outputs, factor)?;
         }
         if !walk.is_finished() {
             return Err(LoadError::Malformed);
@@ -90,82 +113,93 @@ impl<'m> Layer<'m> {
         }
     }
 
-    pub fn outputs(&self) -> usize {
-        self.bias.len()
-    }
-
-    pub fn inputs(&self) -> usize {
-        self.nodes.len()
-    }
-
-    pub fn edges(&self) -> usize {
-        self.targets.len()
-    }
-
-    pub fn degree(&self) -> u8 {
-        self.degree as u8
-    }
-
-    pub fn scalar(&self) -> Scalar {
-        match self.coefficients {
-            Coefficients::F32(_) => Scalar::F32,
+    pub fn tables(&self) -> LayerTables {
+        LayerTables {
+            degree: self.degree as u8,
+            scalar: match self.coefficients {
+                Coefficients::F32(_) => Scalar::F32,
+            },
+            residual: self.base.is_some(),
+            inputs: self.nodes.len(),
+            outputs: self.bias.len(),
+            edges: self.targets.len(),
         }
     }
 
-    pub fn residual(&self) -> bool {
-        self.base.is_some()
-    }
-
-    /// Whether no input that an edge reads lies outside its grid and margin.
-    pub fn covers(&self, input: &[f32]) -> bool {
-        self.nodes.iter().enumerate().all(|(k, &words)| {
+    /// Whether every input that an edge reads lies within its grid and margin.
+    pub fn covers(&self, mut input: &[f32]) -> bool {
+        self.nodes.iter().all(|&words| {
             let node = Node::unpack(words);
-            node.edges == 0 || node.covers(input.get(k).copied().unwrap_or(0.0))
+            let (_, beyond) = node.scale(next(&mut input));
+            node.edges == 0 || beyond.abs() <= node.margin
         })
     }
 
     /// Writes the layer's outputs to the start of `output`. Inputs that are missing count as 0.
-    pub fn eval(&self, input: &[f32], output: &mut [f32]) {
-        let Some(sums) = output.get_mut(..self.bias.len()) else {
-            return;
-        };
-        for (sum, &bias) in sums.iter_mut().zip(self.bias) {
-            *sum = bias;
+    ///
+    /// Here and below, `None` would be an access out of bounds. [`read`](Self::read) has made sure
+    /// that there is none; that the compiler sees it too keeps the code free of panics.
+    pub fn eval(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
+        let sums = output.get_mut(..self.bias.len())?;
+        for (sum, bias) in sums.iter_mut().zip(self.bias) {
+            *sum = *bias;
         }
         let Coefficients::F32(coefficients) = self.coefficients;
-        for (k, tables) in self.walk(coefficients).enumerate() {
-            let x = input.get(k).copied().unwrap_or(0.0);
-            let place = tables.node.locate(x);
-            let first = place.interval * tables.targets.len();
-            let Some(rows) = tables.rows.get(first..) else {
-                return;
-            };
-            match self.degree {
-                Degree::Cubic => Cubic::at(&place).add(rows, tables.targets, sums),
-                Degree::Linear => Linear::at(&place).add(rows, tables.targets, sums),
-                Degree::Step => Step::at(&place).add(rows, tables.targets, sums),
-            }
-            if let Some(base) = tables.base {
-                let value = tables.node.base(&place);
-                add(sums, tables.targets, base.iter(), |sum, factor| {
-                    sum + value * factor
-                });
-            }
+        match self.degree {
+            Degree::Cubic => self.add_splines::<Cubic>(coefficients, input, sums)?,
+            Degree::Linear => self.add_splines::<Linear>(coefficients, input, sums)?,
+            Degree::Step => self.add_splines::<Step>(coefficients, input, sums)?,
+        }
+        match self.base {
+            Some(factors) => self.add_base(factors, input, sums),
+            None => Some(()),
         }
     }
 
-    fn walk<'a, T>(&self, coefficients: &'a [T]) -> Walk<'a, T>
+    fn add_splines<B: Basis>(
+        &self,
+        coefficients: &[f32],
+        mut input: &[f32],
+        sums: &mut [f32],
+    ) -> Option<()> {
+        for tables in self.walk(B::DEGREE, coefficients) {
+            let place = tables.node.locate(next(&mut input));
+            let rows = tables.rows.get(place.interval * tables.targets.len()..)?;
+            B::at(&place).add(rows, tables.targets, sums)?;
+        }
+        Some(())
+    }
+
+    fn add_base(&self, mut factors: &[f32], mut input: &[f32], sums: &mut [f32]) -> Option<()> {
+        let mut targets = self.targets;
+        for &words in self.nodes {
+            let node = Node::unpack(words);
+            let targets = targets.split_off(..usize::from(node.edges))?;
+            let factors = factors.split_off(..usize::from(node.edges))?;
+            let base = node.base(&node.locate(next(&mut input)));
+            add(sums, targets, factors.iter(), |sum, factor| {
+                sum + base * factor
+            });
+        }
+        Some(())
+    }
+
+    fn walk<'a, T>(&self, degree: usize, coefficients: &'a [T]) -> Walk<'a, T>
     where
         'm: 'a,
     {
         Walk {
-            degree: self.degree as usize,
+            degree,
             nodes: self.nodes.iter(),
             targets: self.targets,
             coefficients,
-            base: self.base,
         }
     }
+}
+
+/// Takes the next input, 0 if there is none.
+fn next(input: &mut &[f32]) -> f32 {
+    input.split_off_first().copied().unwrap_or(0.0)
 }
 
 /// The tables of one input node: its grid, and those of the edges that leave it.
@@ -173,7 +207,6 @@ struct NodeTables<'m, T> {
     node: Node,
     targets: &'m [u16],
     rows: &'m [T],
-    base: Option<&'m [f32]>,
 }
 
 /// Cuts a layer's tables into those of its nodes; ends early where they do not suffice.
@@ -182,7 +215,6 @@ struct Walk<'m, T> {
     nodes: slice::Iter<'m, [u32; 4]>,
     targets: &'m [u16],
     coefficients: &'m [T],
-    base: Option<&'m [f32]>,
 }
 
 impl<'m, T> Iterator for Walk<'m, T> {
@@ -191,15 +223,12 @@ impl<'m, T> Iterator for Walk<'m, T> {
     fn next(&mut self) -> Option<Self::Item> {
         let node = Node::unpack(*self.nodes.next()?);
         let edges = usize::from(node.edges);
-        let coefficients = (usize::from(node.intervals) + self.degree).checked_mul(edges)?;
+        // Wraps only where `Node::reach` refuses the node.
+        let coefficients = (usize::from(node.intervals) + self.degree).wrapping_mul(edges);
         Some(NodeTables {
             node,
             targets: self.targets.split_off(..edges)?,
             rows: self.coefficients.split_off(..coefficients)?,
-            base: match &mut self.base {
-                Some(base) => Some(base.split_off(..edges)?),
-                None => None,
-            },
         })
     }
 }
@@ -207,16 +236,13 @@ impl<'m, T> Iterator for Walk<'m, T> {
 impl<T> Walk<'_, T> {
     /// Whether every table was used up exactly.
     fn is_finished(&self) -> bool {
-        self.nodes.as_slice().is_empty()
-            && self.targets.is_empty()
-            && self.coefficients.is_empty()
-            && self.base.is_none_or(<[f32]>::is_empty)
+        self.nodes.as_slice().is_empty() && self.targets.is_empty() && self.coefficients.is_empty()
     }
 }
 
 impl NodeTables<'_, f32> {
     /// Checks the node's tables, and bounds what any of its edges can add to a sum.
-    fn bound(&self, outputs: usize) -> Result<f32, LoadError> {
+    fn bound(&self, outputs: usize, factor: f32) -> Result<f32, LoadError> {
         let mut lowest = 0;
         for &target in self.targets {
             let target = usize::from(target);
@@ -230,8 +256,7 @@ impl NodeTables<'_, f32> {
         // of their magnitudes.
         let spline = largest(self.rows)? * (1.0 + 2.0 * self.node.margin);
         // |silu(x)| <= |x|, and the extension is no longer than the reach.
-        let base = largest(self.base.unwrap_or(&[]))? * (1.0 + SILU_SLOPE) * reach;
-        Ok(spline + base)
+        Ok(spline + factor * (1.0 + SILU_SLOPE) * reach)
     }
 }
 
@@ -242,54 +267,49 @@ struct Place {
     /// Position in the interval, 0 to 1.
     u: f32,
     /// Intervals beyond the grid: negative to its left, positive to its right.
-    excess: f32,
+    beyond: f32,
 }
 
 impl Node {
     /// Checks the grid, and returns the largest |x| that it covers.
     fn reach(&self) -> Result<f32, LoadError> {
         largest(&[self.lo, self.inv_step, self.margin])?;
-        let regular = self.inv_step >= f32::MIN_POSITIVE && self.margin >= 0.0;
-        if !regular || self.intervals == 0 {
+        let regular = (1..=MOST_INTERVALS).contains(&self.intervals)
+            && self.inv_step >= f32::MIN_POSITIVE
+            && self.margin >= 0.0;
+        if !regular {
             return Err(LoadError::Malformed);
         }
         let width = f32::from(self.intervals) + self.margin;
         let reach = self.lo.abs() + width / self.inv_step;
-        if width <= WIDEST_GRID && reach <= LARGEST_SUM {
+        if width <= WIDEST_COVER && reach <= LARGEST_SUM {
             Ok(reach)
         } else {
             Err(LoadError::Overflow)
         }
     }
 
-    /// `x` in intervals from the grid's left end.
-    fn scale(&self, x: f32) -> f32 {
-        (x - self.lo) * self.inv_step
-    }
-
-    fn covers(&self, x: f32) -> bool {
-        let t = self.scale(x);
-        t >= -self.margin && t <= f32::from(self.intervals) + self.margin
+    /// `x` in intervals from the grid's left end: its nearest point on the grid, and how far it
+    /// lies beyond. NaN is nearest to the left end, and NaN beyond.
+    fn scale(&self, x: f32) -> (f32, f32) {
+        let right = f32::from(self.intervals);
+        let t = (x - self.lo) * self.inv_step;
+        let nearest = if t > 0.0 { t } else { 0.0 };
+        let nearest = if nearest < right { nearest } else { right };
+        (nearest, t - nearest)
     }
 
     /// Step 1: finds `x` on the grid. Beyond the margins it saturates, NaN at the left one.
     fn locate(&self, x: f32) -> Place {
-        let intervals = f32::from(self.intervals);
-        let (low, high) = (-self.margin, intervals + self.margin);
-        let t = self.scale(x);
-        let t = if t > low { t } else { low };
-        let t = if t < high { t } else { high };
-        let inside = if t > 0.0 { t } else { 0.0 };
-        let inside = if inside < intervals {
-            inside
-        } else {
-            intervals
-        };
-        let interval = (inside as u32).min(u32::from(self.intervals) - 1);
+        let (nearest, beyond) = self.scale(x);
+        let (low, high) = (-self.margin, self.margin);
+        let beyond = if beyond > low { beyond } else { low };
+        let beyond = if beyond < high { beyond } else { high };
+        let interval = (nearest as u32).min(u32::from(self.intervals) - 1);
         Place {
             interval: interval as usize,
-            u: inside - interval as f32,
-            excess: t - inside,
+            u: nearest - interval as f32,
+            beyond,
         }
     }
 
@@ -297,27 +317,31 @@ impl Node {
     fn base(&self, place: &Place) -> f32 {
         let step = 1.0 / self.inv_step;
         let x = self.lo + (place.interval as f32 + place.u) * step;
-        silu(x, place.excess * step)
+        silu(x, place.beyond * step)
     }
 }
 
 /// The `DEGREE` + 1 B-splines that are not zero on an interval, as weights of their coefficients.
 trait Basis {
-    /// Their values at position `u` of the interval, continued linearly by `excess` intervals.
+    const DEGREE: usize;
+
+    /// Their values at a place, beyond the grid those of their tangents at its end.
     fn at(place: &Place) -> Self;
 
     /// Step 2: adds a node's edges to the sums, given its rows from the interval's first one on.
-    fn add(&self, rows: &[f32], targets: &[u16], sums: &mut [f32]);
+    fn add(&self, rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()>;
 }
 
 struct Cubic([f32; 4]);
 
 impl Basis for Cubic {
-    fn at(&Place { u, excess, .. }: &Place) -> Self {
+    const DEGREE: usize = 3;
+
+    fn at(&Place { u, beyond, .. }: &Place) -> Self {
         let v = 1.0 - u;
         let (u2, v2) = (u * u, v * v);
-        let left = 0.5 * if excess < 0.0 { excess } else { 0.0 };
-        let right = 0.5 * if excess > 0.0 { excess } else { 0.0 };
+        let left = 0.5 * if beyond < 0.0 { beyond } else { 0.0 };
+        let right = 0.5 * beyond - left;
         Self([
             v2 * v * (1.0 / 6.0) - left,
             u2 * (0.5 * u - 1.0) + 2.0 / 3.0 - right,
@@ -326,48 +350,53 @@ impl Basis for Cubic {
         ])
     }
 
-    fn add(&self, mut rows: &[f32], targets: &[u16], sums: &mut [f32]) {
+    fn add(&self, mut rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()> {
         let [w0, w1, w2, w3] = self.0;
-        let mut row = || rows.split_off(..targets.len());
-        let (Some(r0), Some(r1), Some(r2), Some(r3)) = (row(), row(), row(), row()) else {
-            return;
-        };
+        let r0 = rows.split_off(..targets.len())?;
+        let r1 = rows.split_off(..targets.len())?;
+        let r2 = rows.split_off(..targets.len())?;
+        let r3 = rows.split_off(..targets.len())?;
         let edges = r0.iter().zip(r1).zip(r2).zip(r3);
         add(sums, targets, edges, |sum, (((c0, c1), c2), c3)| {
             sum + w0 * c0 + w1 * c1 + w2 * c2 + w3 * c3
         });
+        Some(())
     }
 }
 
 struct Linear([f32; 2]);
 
 impl Basis for Linear {
-    fn at(&Place { u, excess, .. }: &Place) -> Self {
-        let u = u + excess;
+    const DEGREE: usize = 1;
+
+    fn at(&Place { u, beyond, .. }: &Place) -> Self {
+        let u = u + beyond;
         Self([1.0 - u, u])
     }
 
-    fn add(&self, mut rows: &[f32], targets: &[u16], sums: &mut [f32]) {
+    fn add(&self, mut rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()> {
         let [w0, w1] = self.0;
-        let mut row = || rows.split_off(..targets.len());
-        let (Some(r0), Some(r1)) = (row(), row()) else {
-            return;
-        };
+        let r0 = rows.split_off(..targets.len())?;
+        let r1 = rows.split_off(..targets.len())?;
         add(sums, targets, r0.iter().zip(r1), |sum, (c0, c1)| {
             sum + w0 * c0 + w1 * c1
         });
+        Some(())
     }
 }
 
 struct Step;
 
 impl Basis for Step {
+    const DEGREE: usize = 0;
+
     fn at(_: &Place) -> Self {
         Self
     }
 
-    fn add(&self, rows: &[f32], targets: &[u16], sums: &mut [f32]) {
+    fn add(&self, rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()> {
         add(sums, targets, rows.iter(), |sum, c| sum + c);
+        Some(())
     }
 }
 

@@ -13,7 +13,8 @@ mod layer;
 mod model;
 
 pub use blob::{Head, LoadError, Scalar, blob_len};
-pub use model::{LayerTables, Model};
+pub use layer::LayerTables;
+pub use model::{Model, ram_bytes};
 
 /// Bytes that start at a multiple of four, as [`Model::load`] wants them.
 ///

@@ -1,21 +1,37 @@
 //! A loaded model and what can be asked of it.
 
-use core::{fmt, iter, mem};
+use core::{fmt, mem};
 
 use heapless::{Vec, VecView};
 
-use crate::base::{exp, logistic};
-use crate::blob::{Head, Header, LoadError, Reader, Scalar};
-use crate::layer::Layer;
+use crate::base::{logistic, softmax};
+use crate::blob::{Head, Header, LoadError, Reader};
+use crate::layer::{Layer, LayerTables};
 
-/// A model whose tables stay where the blob is.
+/// A Kolmogorov-Arnold network, its tables borrowed from a blob.
 ///
-/// The parameters are capacities: the most inputs, outputs, nodes in a layer other than the
-/// inputs, and layers that a blob may have to be loaded as this type. `kan inspect` prints the
-/// type that fits a blob exactly.
+/// The parameters are capacities, not the shape itself: the most inputs (`IN`), outputs (`OUT`),
+/// nodes in any layer but the inputs (`WIDTH`), and layers (`LAYERS`) that a blob may have to be
+/// loaded as this type. `kan inspect` prints the type that fits a blob exactly; a larger one lets
+/// the model grow without a change of the firmware.
 ///
-/// Evaluation needs 8·`WIDTH` bytes of stack, the struct itself about 70 + 48·`LAYERS` bytes on a
-/// 32-bit target.
+/// No method panics, allocates or fails. Each evaluation keeps its sums on the stack; how much RAM
+/// that is, [`ram_bytes`] tells.
+///
+/// # What is computed
+///
+/// A layer maps x to y by y_j = bias_j + Σ_i φ_{j,i}(x_i) (arXiv 2404.19756, equation 2.5), with
+/// φ a spline of degree 3, 1 or 0 on a uniform grid, plus a multiple of SiLU where the layer is
+/// residual (2.10). Outside its grid an edge goes on as a straight line for the node's margin; past
+/// the margin the input saturates. NaN counts as −∞: it saturates at the left end. `FORMAT.md`
+/// gives the arithmetic operation by operation: every target computes the same bits.
+///
+/// # Cost
+///
+/// An input node costs the same whatever its number of intervals, and then each of its edges
+/// degree + 1 multiply-adds; a residual layer adds one exponential and two divisions a node and one
+/// multiply-add an edge. The number of instructions does not depend on the input, except within
+/// `exp` and in the floating-point routines of targets without an FPU.
 #[derive(Clone)]
 pub struct Model<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize> {
     header: Header,
@@ -33,28 +49,26 @@ struct Title<'m> {
     output_names: &'m [u8],
 }
 
-/// What the tables of one layer are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub struct LayerTables {
-    /// Degree of the splines: 3, 1 or 0.
-    pub degree: u8,
-    /// Number format of the coefficients.
-    pub scalar: Scalar,
-    /// Whether the edges have a SiLU base function beside their spline.
-    pub residual: bool,
-    /// Number of input nodes.
-    pub inputs: usize,
-    /// Number of output nodes.
-    pub outputs: usize,
-    /// Number of edges.
-    pub edges: usize,
-}
-
 impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize>
     Model<'m, IN, OUT, WIDTH, LAYERS>
 {
-    /// Checks a blob and borrows its tables.
+    /// Checks a blob and borrows its tables, which stay where they are.
+    ///
+    /// `blob` is exactly one blob and starts at a multiple of four: see
+    /// [`include_model!`](crate::include_model), [`ModelBytes`](crate::ModelBytes) and
+    /// [`blob_len`](crate::blob_len). Takes one pass over the bytes for the checksum and one for
+    /// the tables.
+    ///
+    /// # Errors
+    ///
+    /// In this order: [`NotABlob`](LoadError::NotABlob), [`Version`](LoadError::Version),
+    /// [`Truncated`](LoadError::Truncated) or [`TrailingBytes`](LoadError::TrailingBytes),
+    /// [`Checksum`](LoadError::Checksum), [`Misaligned`](LoadError::Misaligned),
+    /// [`CapacityExceeded`](LoadError::CapacityExceeded); then, layer by layer,
+    /// [`Unsupported`](LoadError::Unsupported), [`Malformed`](LoadError::Malformed),
+    /// [`NotFinite`](LoadError::NotFinite), [`Overflow`](LoadError::Overflow). The checksum only
+    /// finds accidents; the rest is checked as if the blob's author meant harm. What loads gives
+    /// finite outputs for every input.
     pub fn load(blob: &'m [u8]) -> Result<Self, LoadError> {
         let mut layers = Vec::new();
         let (header, title) = read(blob, [IN, OUT, WIDTH], &mut layers)?;
@@ -65,25 +79,32 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
         })
     }
 
-    /// The outputs for one input vector; those that the model does not have are 0.
+    /// The outputs for one input vector, both in the units of the training data.
+    ///
+    /// With a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head these are the logits.
+    /// Inputs beyond those the model has are ignored, outputs beyond are 0. Always finite.
     pub fn eval(&self, input: &[f32; IN]) -> [f32; OUT] {
         let mut output = [0.0; OUT];
         self.eval_into(input, &mut output);
         output
     }
 
-    /// [`eval`](Self::eval) on slices of any length.
+    /// [`eval`](Self::eval) on slices of any length, for firmware that serves any model within its
+    /// capacity: missing inputs count as 0, outputs that do not fit are dropped.
     pub fn eval_into(&self, input: &[f32], output: &mut [f32]) {
         let [mut a, mut b] = [[0.0; WIDTH]; 2];
         copy(forward(&self.layers, input, &mut a, &mut b), output);
     }
 
-    /// The class of one input vector.
+    /// The class of one input vector: the first of the largest logits.
+    ///
+    /// With a [`Sigmoid`](Head::Sigmoid) head 1 where the logit is positive, else 0. With
+    /// [`Identity`](Head::Identity) the position of the largest output.
     pub fn classify(&self, input: &[f32; IN]) -> usize {
         self.classify_from(input)
     }
 
-    /// [`classify`](Self::classify) on a slice of any length.
+    /// [`classify`](Self::classify) on a slice of any length; missing inputs count as 0.
     pub fn classify_from(&self, input: &[f32]) -> usize {
         let [mut a, mut b] = [[0.0; WIDTH]; 2];
         let logits = forward(&self.layers, input, &mut a, &mut b);
@@ -93,14 +114,19 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
         }
     }
 
-    /// The probabilities of the classes.
+    /// The probabilities of the classes for one input vector.
+    ///
+    /// With a [`Softmax`](Head::Softmax) head one for each class, in [0, 1] and with sum 1 but for
+    /// rounding; with [`Sigmoid`](Head::Sigmoid) the first output is that of class 1, and there is
+    /// no other. With [`Identity`](Head::Identity) the same as [`eval`](Self::eval).
     pub fn probabilities(&self, input: &[f32; IN]) -> [f32; OUT] {
         let mut output = [0.0; OUT];
         self.probabilities_into(input, &mut output);
         output
     }
 
-    /// [`probabilities`](Self::probabilities) on slices of any length.
+    /// [`probabilities`](Self::probabilities) on slices of any length, as
+    /// [`eval_into`](Self::eval_into).
     pub fn probabilities_into(&self, input: &[f32], output: &mut [f32]) {
         let [mut a, mut b] = [[0.0; WIDTH]; 2];
         let values = forward(&self.layers, input, &mut a, &mut b);
@@ -114,57 +140,61 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
         copy(values, output);
     }
 
-    /// Whether no input saturates.
+    /// Whether every input lies within its grid and margin, so that none saturates. NaN does not.
+    ///
+    /// Inputs that no edge reads are not looked at.
     pub fn in_domain(&self, input: &[f32; IN]) -> bool {
         self.in_domain_of(input)
     }
 
-    /// [`in_domain`](Self::in_domain) on a slice of any length.
+    /// [`in_domain`](Self::in_domain) on a slice of any length; missing inputs count as 0.
     pub fn in_domain_of(&self, input: &[f32]) -> bool {
         self.layers.first().is_some_and(|layer| layer.covers(input))
     }
 
-    /// Number of inputs.
+    /// Number of inputs, 1 to `IN`.
     pub fn inputs(&self) -> usize {
         usize::from(self.header.inputs)
     }
 
-    /// Number of outputs.
+    /// Number of outputs, 1 to `OUT`. Of a [`Sigmoid`](Head::Sigmoid) model 1, though it has two
+    /// classes.
     pub fn outputs(&self) -> usize {
         usize::from(self.header.outputs)
     }
 
-    /// The most output nodes of any layer.
+    /// The most output nodes of any layer, 1 to `WIDTH`.
     pub fn width(&self) -> usize {
         usize::from(self.header.width)
     }
 
-    /// Number of layers.
+    /// Number of layers, 1 to `LAYERS`.
     pub fn layers(&self) -> usize {
         self.layers.len()
     }
 
-    /// Number of edges.
+    /// Number of edges of all layers.
     pub fn edges(&self) -> usize {
         self.header.edges as usize
     }
 
-    /// Meaning of the outputs.
+    /// What the outputs mean.
     pub fn head(&self) -> Head {
         self.title.head
     }
 
-    /// Name of the model; empty if it is not UTF-8.
+    /// The model's name; empty if it is not UTF-8.
     pub fn name(&self) -> &'m str {
         str::from_utf8(self.title.name).unwrap_or("")
     }
 
-    /// Name of an input, if the blob names them.
+    /// Name of an input. `None` if the blob has no names, no such input, or the name is not UTF-8.
     pub fn input_name(&self, input: usize) -> Option<&'m str> {
         line(self.title.input_names, input)
     }
 
-    /// Name of an output, or of a class, if the blob names them.
+    /// Name of an output, or with a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head
+    /// of a class. `None` as for [`input_name`](Self::input_name).
     pub fn output_name(&self, output: usize) -> Option<&'m str> {
         line(self.title.output_names, output)
     }
@@ -174,41 +204,46 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
         self.header.len as usize
     }
 
-    /// The blob's CRC-32, which identifies the model.
+    /// The CRC-32 that the blob carries, to tell models apart.
     pub fn crc(&self) -> u32 {
         self.header.crc
     }
 
     /// What the tables of each layer are, first to last.
     pub fn tables(&self) -> impl Iterator<Item = LayerTables> {
-        self.layers.iter().map(|layer| LayerTables {
-            degree: layer.degree(),
-            scalar: layer.scalar(),
-            residual: layer.residual(),
-            inputs: layer.inputs(),
-            outputs: layer.outputs(),
-            edges: layer.edges(),
-        })
+        self.layers.iter().map(Layer::tables)
     }
+}
+
+/// Bytes of RAM that a [`Model`] of these capacities takes on a 32-bit target: the struct itself,
+/// and the two rows of sums that an evaluation keeps on the stack beside its few locals.
+pub const fn ram_bytes(width: usize, layers: usize) -> usize {
+    let (fixed, layer, sums) = (52, 44, 2 * size_of::<f32>());
+    fixed + layer * layers + sums * width
 }
 
 impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize> fmt::Debug
     for Model<'_, IN, OUT, WIDTH, LAYERS>
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Header {
-            inputs,
-            outputs,
-            width,
-            layers,
-            edges,
-            ..
-        } = self.header;
-        let name = self.name();
-        write!(
+        f.debug_struct("Model")
+            .field("name", &self.name())
+            .field("header", &self.header)
+            .finish()
+    }
+}
+
+#[cfg(feature = "defmt")]
+impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize> defmt::Format
+    for Model<'_, IN, OUT, WIDTH, LAYERS>
+{
+    fn format(&self, f: defmt::Formatter<'_>) {
+        defmt::write!(
             f,
-            "Model {name:?}: {inputs} inputs, {outputs} outputs, {layers} layers, width {width}, {edges} edges"
-        )
+            "Model {{ name: {=str}, header: {} }}",
+            self.name(),
+            self.header
+        );
     }
 }
 
@@ -251,9 +286,10 @@ fn read<'m>(
     let (mut last, mut widest, mut edges) = (inputs, 0, 0);
     for _ in 0..count {
         let layer = Layer::read(&mut reader, last)?;
-        last = layer.outputs();
+        let tables = layer.tables();
+        last = tables.outputs;
         widest = widest.max(last);
-        edges += layer.edges();
+        edges += tables.edges;
         layers
             .push(layer)
             .map_err(|_| LoadError::CapacityExceeded)?;
@@ -309,7 +345,7 @@ fn forward<'s>(
     let mut outputs = 0;
     for (k, layer) in layers.iter().enumerate() {
         layer.eval(if k == 0 { input } else { from }, to);
-        outputs = layer.outputs();
+        outputs = layer.tables().outputs;
         mem::swap(&mut from, &mut to);
     }
     from.get_mut(..outputs).unwrap_or(&mut [])
@@ -317,9 +353,11 @@ fn forward<'s>(
 
 /// Copies what there is, and fills the rest with 0.
 fn copy(from: &[f32], to: &mut [f32]) {
-    let values = from.iter().copied().chain(iter::repeat(0.0));
-    for (to, value) in to.iter_mut().zip(values) {
-        *to = value;
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    for to in to.iter_mut().skip(from.len()) {
+        *to = 0.0;
     }
 }
 
@@ -332,18 +370,4 @@ fn position_of_largest(values: &[f32]) -> usize {
         }
     }
     best.0
-}
-
-fn softmax(logits: &mut [f32]) {
-    let largest = logits
-        .iter()
-        .fold(f32::NEG_INFINITY, |m, &z| if z > m { z } else { m });
-    let mut total = 0.0;
-    for value in logits.iter_mut() {
-        *value = exp(*value - largest);
-        total += *value;
-    }
-    for value in logits {
-        *value /= total;
-    }
 }

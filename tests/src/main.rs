@@ -1,6 +1,9 @@
 //! The workspace's tests, one integration binary: a module for each part of the product.
 
 mod artifact;
+mod blob;
 mod dataset;
 mod device;
+mod evaluator;
 mod firmware;
+mod hostile;
