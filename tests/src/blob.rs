@@ -472,7 +472,8 @@ fn a_model_tells_what_was_encoded() {
         assert_eq!(described.outputs, usize::from(layer.outputs));
         assert_eq!(described.edges, layer.targets.len());
     }
-    assert_eq!(model.edges(), model.tables().map(|layer| layer.edges).sum());
+    let edges: usize = model.tables().map(|layer| layer.edges).sum();
+    assert_eq!(model.edges(), edges);
     assert!(format!("{model:?}").contains("mixed"));
 
     let unnamed = Tables::new(
