@@ -5,7 +5,7 @@ use core::{fmt, mem};
 use heapless::{Vec, VecView};
 
 use crate::base::{logistic, softmax};
-use crate::blob::{Head, Header, LoadError, Reader};
+use crate::blob::{Head, Header, LoadError, Reader, VERSION};
 use crate::layer::{Layer, LayerTables};
 
 /// A Kolmogorov-Arnold network, its tables borrowed from a blob.
@@ -197,6 +197,11 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
     /// of a class. `None` as for [`input_name`](Self::input_name).
     pub fn output_name(&self, output: usize) -> Option<&'m str> {
         line(self.title.output_names, output)
+    }
+
+    /// Version of the blob's format.
+    pub fn format_version(&self) -> u16 {
+        VERSION // the only one that loads so far
     }
 
     /// Length of the blob in bytes.

@@ -458,6 +458,7 @@ fn a_model_tells_what_was_encoded() {
     assert_eq!((model.inputs(), model.outputs()), (4, 3));
     assert_eq!((model.width(), model.layers()), (5, 4));
     assert_eq!(model.blob_len(), blob.len());
+    assert_eq!(model.format_version(), VERSION);
     let inputs: Vec<_> = (0..5).map(|k| model.input_name(k)).collect();
     assert_eq!(inputs, [Some("w"), Some("x"), Some("y"), Some("z"), None]);
     let outputs: Vec<_> = (0..5).map(|k| model.output_name(k)).collect();
