@@ -38,29 +38,49 @@ pub fn limits(samples: &Samples) -> Vec<usize> {
 }
 
 /// Lets the grid of every hidden node that has outgrown its values, or left them, follow their
-/// range; tells whether any did. Input grids stay.
-pub fn follow(network: &mut Network, samples: &Samples) -> bool {
+/// range, and brings nodes whose range is far from 2 back to it. Input grids stay.
+pub fn follow(network: &mut Network, samples: &Samples) {
     if network.layers.len() < 2 {
-        return false;
+        return;
     }
     let base = network.base;
     let ranges = hidden_ranges(network, samples);
-    let mut moved = false;
-    for (layer, ranges) in network.layers.iter_mut().skip(1).zip(&ranges) {
+    for (l, ranges) in ranges.iter().enumerate() {
         for (i, &(lo, hi)) in ranges.iter().enumerate() {
+            if !is_proper(lo, hi) {
+                continue;
+            }
+            let layer = &mut network.layers[l + 1];
             let grid = &layer.grids[i];
             let margin = HIDDEN_MARGIN * (hi - lo);
             let loose = grid.hi() - grid.lo() > 1.3 * (hi - lo + 2.0 * margin);
             let outside = lo < grid.lo() || hi > grid.hi();
-            if (loose || outside) && is_proper(lo, hi) && layer.is_used(i) {
+            if (loose || outside) && layer.is_used(i) {
                 let (degree, intervals) = (grid.degree(), grid.intervals());
                 let grid = Grid::uniform(degree, lo - margin, hi + margin, intervals);
                 regrid(layer, base, i, grid);
-                moved = true;
+            }
+            if !(0.5..8.0).contains(&(hi - lo)) {
+                rescale(network, l, i, 2.0 / (hi - lo));
             }
         }
     }
-    moved
+}
+
+/// Multiplies hidden node `i` between layers `l` and `l + 1` by `factor`. The network's function
+/// stays, exactly: the edges into the node take the factor, the grid behind it stretches.
+fn rescale(network: &mut Network, l: usize, i: usize, factor: f64) {
+    let feeding = &mut network.layers[l];
+    feeding.bias[i] *= factor;
+    for edge in feeding.edges.iter_mut().skip(i).step_by(feeding.outputs).flatten() {
+        edge.coef.iter_mut().for_each(|c| *c *= factor);
+        edge.scale_base *= factor;
+    }
+    let fed = &mut network.layers[l + 1];
+    let breaks: Vec<f64> = fed.grids[i].breaks().iter().map(|x| x * factor).collect();
+    if let Ok(grid) = Grid::new(fed.grids[i].degree(), &breaks) {
+        fed.grids[i] = grid;
+    }
 }
 
 /// Grid update (paper, section 2.2): the knots of every hidden grid follow the samples of its
@@ -100,16 +120,9 @@ pub fn regrid(layer: &mut Layer, base: Base, i: usize, grid: Grid) {
     } else {
         let fit = Fit::new(&grid);
         for edge in edges {
-            // Beyond the old grid the base function went on linearly; on the new one it does not.
-            let excess = |x: f64| {
-                let clamped = old.clamp(x);
-                if clamped == x {
-                    return 0.0;
-                }
-                let (value, slope) = base.value_and_slope(clamped);
-                value + slope * (x - clamped) - base.value_and_slope(x).0
-            };
-            let function = |x: f64| old.eval(&edge.coef, x) + edge.scale_base * excess(x);
+            // The base function changes with the grid; the spline makes up for it.
+            let change = |x: f64| base.at(&old, x).0 - base.at(&grid, x).0;
+            let function = |x: f64| old.eval(&edge.coef, x) + edge.scale_base * change(x);
             edge.coef = fit.fit(function);
         }
     }

@@ -32,6 +32,9 @@ pub struct Outcome {
     pub steps: usize,
 }
 
+/// A roughness penalty in units of the loss itself, on top of what is asked for: bending by one unit
+/// is worth this part of the loss, however small that is.
+const RELATIVE_ROUGHNESS: f64 = 1e-5;
 const LEAST_DAMPING: f64 = 1e-14;
 /// Above this many multiply-adds for one matrix and its factor, conjugate gradients take over.
 const LARGEST_FACTOR: f64 = 3e9;
@@ -51,7 +54,10 @@ pub fn train(
     let mut done = 0;
     let mut flat = 0;
     while done < options.steps && flat < 4 {
-        let form = PenaltyForm::at(network, samples, penalty);
+        // Where no sample is, nothing but this keeps an edge from running wild.
+        let relative = RELATIVE_ROUGHNESS * loss;
+        let penalty = Penalty { roughness: penalty.roughness + relative, ..*penalty };
+        let form = PenaltyForm::at(network, samples, &penalty);
         let start = network.to_vector();
         let model = Model::at(network, samples, &form, &start);
         let before = model.expansion.loss + form.value(&start);

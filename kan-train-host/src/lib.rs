@@ -1,8 +1,10 @@
 //! Trains Kolmogorov–Arnold networks and compiles them to tables for `kan-core`.
 
 pub mod artifact;
+pub mod compile;
 pub mod dataset;
 pub mod device;
+pub mod evaluator;
 pub mod grid;
 pub mod levenberg;
 pub mod network;

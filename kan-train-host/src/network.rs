@@ -11,37 +11,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::spline::{Grid, Local, MAX_ORDER};
 
-/// The residual base function b of (2.10).
+/// The residual base function b of (2.10). It sees the grid of its node as −1 … 1, the domain that
+/// the paper's functions have: so it is the same gentle curve whatever the unit of the node, and a
+/// change of that unit changes nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Base {
-    /// b(x) = x / (1 + e^−x).
+    /// b(z) = z / (1 + e^−z).
     Silu,
-    /// No residual: b(x) = 0.
+    /// No residual: b(z) = 0.
     Zero,
 }
 
 impl Base {
-    /// Value and first derivative at `x`.
+    /// Value and slope at `x` on a node's grid, by `x`; beyond the grid b goes on linearly.
     #[inline]
-    pub fn value_and_slope(self, x: f64) -> (f64, f64) {
+    pub fn at(self, grid: &Grid, x: f64) -> (f64, f64) {
         match self {
             Base::Silu => {
-                let s = 1.0 / (1.0 + (-x).exp());
-                (x * s, s * (1.0 + x * (1.0 - s)))
+                let clamped = grid.clamp(x);
+                let factor = 2.0 / (grid.hi() - grid.lo());
+                let z = (clamped - grid.lo()) * factor - 1.0;
+                let s = 1.0 / (1.0 + (-z).exp());
+                let slope = factor * s * (1.0 + z * (1.0 - s));
+                (z * s + slope * (x - clamped), slope)
             }
             Base::Zero => (0.0, 0.0),
         }
     }
 
-    /// Second derivative at `x`.
-    pub fn curvature(self, x: f64) -> f64 {
+    /// Second derivative at `x` on a node's grid; 0 beyond it.
+    pub fn curvature_at(self, grid: &Grid, x: f64) -> f64 {
         match self {
-            Base::Silu => {
-                let s = 1.0 / (1.0 + (-x).exp());
-                s * (1.0 - s) * (2.0 + x * (1.0 - 2.0 * s))
+            Base::Silu if grid.clamp(x) == x => {
+                let factor = 2.0 / (grid.hi() - grid.lo());
+                let z = (x - grid.lo()) * factor - 1.0;
+                let s = 1.0 / (1.0 + (-z).exp());
+                factor * factor * s * (1.0 - s) * (2.0 + z * (1.0 - 2.0 * s))
             }
-            Base::Zero => 0.0,
+            _ => 0.0,
         }
     }
 }
@@ -85,7 +93,7 @@ pub struct Node {
     pub local: Local,
     /// b(x), linear outside the grid.
     pub base: f64,
-    /// b′ at the clamped x.
+    /// b′(x), by the node's value.
     pub base_slope: f64,
 }
 
@@ -145,9 +153,8 @@ impl Layer {
     fn node(&self, base: Base, input: usize, x: f64) -> Node {
         let grid = &self.grids[input];
         let local = grid.local(x);
-        let clamped = grid.clamp(x);
-        let (value, slope) = base.value_and_slope(clamped);
-        Node { local, base: value + slope * (x - clamped), base_slope: slope }
+        let (base, base_slope) = base.at(grid, x);
+        Node { local, base, base_slope }
     }
 }
 

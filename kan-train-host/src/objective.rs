@@ -210,8 +210,8 @@ impl PenaltyForm {
                 let m = grid.functions();
                 let size = m + with_base;
                 let range = grid.hi() - grid.lo();
-                let bend = grid.gram(2, |x| base.curvature(x));
-                let tilt = grid.gram(1, |x| base.value_and_slope(x).1);
+                let bend = grid.gram(2, |x| base.curvature_at(grid, x));
+                let tilt = grid.gram(1, |x| base.at(grid, x).1);
                 let (bending, tilting) = (penalty.roughness * range.powi(3), penalty.slope * range);
                 let shape = (0..size * size)
                     .map(|at| {

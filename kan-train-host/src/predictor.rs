@@ -46,6 +46,9 @@ pub struct Predictor {
     pub inputs: Vec<Range>,
     /// One scale for each network output; 0 and 1 for logits.
     pub outputs: Vec<Scale>,
+    /// The network's own error on its training rows, in units of the outputs' scales: root mean
+    /// square; for logits a fixed 0.02, which moves no probability by more than half a per cent.
+    pub error: f64,
     /// The network, in units of −1 … 1 for the inputs and of standard deviations for the outputs.
     pub network: Network,
 }

@@ -21,7 +21,7 @@ use crate::train::{Event, Frame, GRIDS, Recipe, Settings};
 /// Below this many rows, all of them are held out in turns.
 const FEW_ROWS: usize = 1000;
 /// The number of turns.
-const FOLDS: usize = 4;
+const FOLDS: usize = 5;
 /// One row in so many is held out, when there are many.
 const HOLDOUT: usize = 5;
 /// No more rows than this take part in the selection.
@@ -50,13 +50,29 @@ pub struct Tried {
     pub loss: f64,
 }
 
-/// The recipe for the final training, and the candidates, best first.
+/// What the final training does.
+pub struct Choice {
+    /// Shape, grids and penalty.
+    pub recipe: Recipe,
+    /// The network to go on from: the winner as it was after its first grid.
+    pub start: Option<Network>,
+    /// The candidates, best first.
+    pub tried: Vec<Tried>,
+}
+
+/// A candidate with its network after the first grid.
+struct Candidate {
+    tried: Tried,
+    start: Network,
+}
+
+/// Chooses what the settings leave open.
 pub fn choose(
     frame: &Frame,
     samples: &Samples,
     settings: &Settings,
     watch: &mut dyn FnMut(Event<'_>),
-) -> (Recipe, Vec<Tried>) {
+) -> Choice {
     let classes = matches!(samples.target, Target::Classes(_));
     let fixed_penalty = |roughness: f64| Penalty {
         roughness,
@@ -65,7 +81,8 @@ pub fn choose(
     };
     if let (Some(width), Some(grids)) = (&settings.width, &settings.grid) {
         let penalty = fixed_penalty(settings.roughness.unwrap_or(0.0));
-        return (Recipe { width: width.clone(), grids: grids.clone(), penalty }, Vec::new());
+        let recipe = Recipe { width: width.clone(), grids: grids.clone(), penalty };
+        return Choice { recipe, start: None, tried: Vec::new() };
     }
     let folds = folds(samples, settings.seed);
     let grids = settings.grid.clone().unwrap_or_else(|| GRIDS.to_vec());
@@ -84,13 +101,13 @@ pub fn choose(
         })
         .collect();
     let total = first.len() + 2 * penalties(classes, settings).len();
-    let mut tried = evaluate(frame, &folds, &first, 0, total, watch);
-    sort(&mut tried);
+    let mut candidates = evaluate(frame, &folds, &first, 0, total, watch);
+    sort(&mut candidates);
 
     let mut best_shapes: Vec<Vec<usize>> = Vec::new();
-    for candidate in &tried {
-        if best_shapes.len() < 2 && !best_shapes.contains(&candidate.width) {
-            best_shapes.push(candidate.width.clone());
+    for Candidate { tried, .. } in &candidates {
+        if best_shapes.len() < 2 && !best_shapes.contains(&tried.width) {
+            best_shapes.push(tried.width.clone());
         }
     }
     let second: Vec<Recipe> = best_shapes
@@ -103,36 +120,40 @@ pub fn choose(
             })
         })
         .collect();
-    tried.extend(evaluate(frame, &folds, &second, first.len(), total, watch));
-    sort(&mut tried);
+    candidates.extend(evaluate(frame, &folds, &second, first.len(), total, watch));
+    sort(&mut candidates);
 
-    let winner = &tried[0];
-    let stages = grids.iter().copied().filter(|&g| g <= winner.grid).collect();
-    let penalty = Penalty { roughness: winner.roughness, slope: winner.slope, lamb: 0.0 };
-    (Recipe { width: winner.width.clone(), grids: stages, penalty }, tried)
+    let winner = &candidates[0].tried;
+    // A mean loss over more rows bears less penalty: as much for each row as in the folds.
+    let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
+    let recipe = Recipe {
+        width: winner.width.clone(),
+        grids: grids.iter().copied().filter(|&g| g <= winner.grid).collect(),
+        penalty: Penalty {
+            roughness: share * winner.roughness,
+            slope: share * winner.slope,
+            lamb: 0.0,
+        },
+    };
+    let start = Some(candidates[0].start.clone());
+    let tried = candidates.into_iter().map(|candidate| candidate.tried).collect();
+    Choice { recipe, start, tried }
 }
 
 /// Best first. Twice the parameters must pay by 7 % less loss, and an error below
 /// [`NEGLIGIBLE`] is as good as none.
-fn sort(tried: &mut [Tried]) {
-    let price = |t: &Tried| (t.loss + NEGLIGIBLE) * (t.parameters as f64).powf(0.1);
-    tried.sort_by(|a, b| price(a).total_cmp(&price(b)));
+fn sort(candidates: &mut [Candidate]) {
+    let price =
+        |c: &Candidate| (c.tried.loss + NEGLIGIBLE) * (c.tried.parameters as f64).powf(0.1);
+    candidates.sort_by(|a, b| price(a).total_cmp(&price(b)));
 }
 
 /// The penalties that compete.
 fn penalties(classes: bool, settings: &Settings) -> Vec<Penalty> {
     let penalty = |roughness, slope| Penalty { roughness, slope, lamb: 0.0 };
     let all = if classes {
-        vec![
-            penalty(1e-4, 1e-4),
-            penalty(1e-4, 1e-5),
-            penalty(1e-2, 1e-4),
-            penalty(1e-2, 1e-5),
-            penalty(1e-2, 1e-6),
-            penalty(1.0, 1e-4),
-            penalty(1.0, 1e-5),
-            penalty(1.0, 1e-6),
-        ]
+        let strengths = [3e-4, 1e-4, 3e-5, 1e-5];
+        [1e-3, 1e-1].iter().flat_map(|&r| strengths.map(|s| penalty(r, s))).collect()
     } else {
         [0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4].map(|r| penalty(r, 0.0)).to_vec()
     };
@@ -203,7 +224,7 @@ fn evaluate(
     before: usize,
     of: usize,
     watch: &mut dyn FnMut(Event<'_>),
-) -> Vec<Tried> {
+) -> Vec<Candidate> {
     let (sender, receiver) = mpsc::channel();
     let done = AtomicUsize::new(before);
     std::thread::scope(|scope| {
@@ -226,9 +247,10 @@ fn evaluate(
 }
 
 /// Trains one recipe on every fold, grid after grid, while the held-out loss falls.
-fn held_out(frame: &Frame, folds: &[(Samples, Samples)], recipe: &Recipe) -> Tried {
+fn held_out(frame: &Frame, folds: &[(Samples, Samples)], recipe: &Recipe) -> Candidate {
     let mut networks: Vec<_> = folds.iter().map(|(train, _)| frame.start(train, recipe)).collect();
     let mut best: Option<Tried> = None;
+    let mut start = networks[0].clone();
     for &intervals in &recipe.grids {
         if best.is_some() && step_cost(&networks[0], &folds[0].0, intervals) > AFFORDABLE {
             break;
@@ -237,6 +259,9 @@ fn held_out(frame: &Frame, folds: &[(Samples, Samples)], recipe: &Recipe) -> Tri
         for (network, (train, held)) in networks.iter_mut().zip(folds) {
             frame.stage(network, train, intervals, &recipe.penalty, &mut |_, _| {});
             loss += objective::loss(network, held) / folds.len() as f64;
+        }
+        if best.is_none() {
+            start = networks[0].clone();
         }
         let tried = Tried {
             width: recipe.width.clone(),
@@ -254,7 +279,7 @@ fn held_out(frame: &Frame, folds: &[(Samples, Samples)], recipe: &Recipe) -> Tri
             break;
         }
     }
-    best.expect("a recipe has grids")
+    Candidate { tried: best.expect("a recipe has grids"), start }
 }
 
 /// Multiply-adds of a step once the grids have `intervals`.

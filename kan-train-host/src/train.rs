@@ -17,7 +17,7 @@ use crate::network::{Base, Network};
 use crate::objective::{self, Penalty, Samples};
 use crate::predictor::{self, FORMAT, Predictor, Range, Scale, Score};
 use crate::prune::{self, Removed};
-use crate::selection::{self, Tried};
+use crate::selection::{self, Choice, Tried};
 use crate::spline::{Grid, MAX_DEGREE};
 
 /// Random starts whose first steps decide which one goes on.
@@ -274,10 +274,10 @@ pub fn train(
         steps: settings.steps.unwrap_or(100),
         seed: settings.seed,
     };
-    let (recipe, tried) = selection::choose(&frame, &samples, settings, watch);
+    let Choice { recipe, start, tried } = selection::choose(&frame, &samples, settings, watch);
 
     let mut clock = Instant::now();
-    let mut network = frame.start(&samples, &recipe);
+    let mut network = start.unwrap_or_else(|| frame.start(&samples, &recipe));
     let (width_before, edges_before) = (network.width(), network.edges());
     let mut stages = Vec::new();
     for (at, &intervals) in recipe.grids.iter().enumerate() {
@@ -301,6 +301,7 @@ pub fn train(
             watch(Event::Pruned(removed));
         }
         predictor.network = network.clone();
+        predictor.error = own_error(&network, &samples);
         let error = |data: &Dataset| Score::of(&predictor.eval(&data.x), data).error();
         let stage = Stage {
             grid: intervals,
@@ -346,9 +347,27 @@ pub fn simplify(
     Removed::default()
 }
 
+/// See [`Predictor::error`].
+pub fn own_error(network: &Network, samples: &Samples) -> f64 {
+    match samples.target {
+        objective::Target::Values(_) => {
+            (2.0 * objective::loss(network, samples) / samples.outputs as f64).sqrt()
+        }
+        objective::Target::Classes(_) => 0.02,
+    }
+}
+
 fn is_constant((lo, hi): (f64, f64)) -> bool {
     // NaN cannot occur: a data set is finite.
     hi - lo <= 1e-12 * lo.abs().max(hi.abs())
+}
+
+/// Whether the settings fit the data: what [`train`] finds out before its work begins.
+///
+/// # Errors
+/// As [`train`], but for [`TrainError::Diverged`].
+pub fn check(data: &Dataset, settings: &Settings) -> Result<(), TrainError> {
+    frame_of(data, settings).map(|_| ())
 }
 
 /// A predictor without its network: domains, scales and checks of the settings against the data.
@@ -430,7 +449,7 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
     };
     debug_assert!(data.task() == Task::Regression || data.outputs() >= 1);
     let network = Network { base: Base::Silu, layers: Vec::new() };
-    Ok(Predictor { format: FORMAT, schema, inputs, outputs, network })
+    Ok(Predictor { format: FORMAT, schema, inputs, outputs, error: 0.0, network })
 }
 
 /// The domain of an input that the user does not state: the sampled range and a little more, as much
