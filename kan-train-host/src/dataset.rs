@@ -528,11 +528,28 @@ impl Inputs {
     /// A [`DatasetError`] for a missing column, a cell that is no finite number, or no rows.
     pub fn read(path: &Path, names: &[String]) -> Result<Inputs, DatasetError> {
         let (source, bytes) = contents(path)?;
-        let sheet = Sheet::open(&source, &bytes)?;
+        Inputs::parse(&source, &bytes, names)
+    }
+
+    /// [`Inputs::read`] from any reader; `source` names it in messages.
+    ///
+    /// # Errors
+    /// As [`Inputs::read`].
+    pub fn from_reader(
+        source: &str,
+        reader: impl Read,
+        names: &[String],
+    ) -> Result<Inputs, DatasetError> {
+        let bytes = drain(source, reader)?;
+        Inputs::parse(source, &bytes, names)
+    }
+
+    fn parse(source: &str, bytes: &[u8], names: &[String]) -> Result<Inputs, DatasetError> {
+        let sheet = Sheet::open(source, bytes)?;
         let columns = sheet.columns(names)?;
         let cells = sheet.cells(&columns, &[], 1)?;
         Ok(Inputs {
-            source,
+            source: one_line(source),
             names: names.to_vec(),
             rows: cells.rows(),
             x: cells.x,

@@ -1,1 +1,7 @@
-fn main() {}
+//! The command line `kan`: see `kan --help`.
+
+mod command;
+
+fn main() -> std::process::ExitCode {
+    command::main()
+}

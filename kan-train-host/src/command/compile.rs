@@ -1,0 +1,72 @@
+//! `kan compile`: other tables from a run's network.
+
+use std::path::PathBuf;
+
+use kan_train_host::artifact::{self, MODEL};
+use kan_train_host::compile::{Options, Tables};
+
+use super::Failure;
+use super::console::Console;
+use super::run::{Blob, Run};
+use super::train::bits;
+
+/// Compile a trained network to tables once more, of another kind or size
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example: kan compile airfoil --tables linear --max-flash 4096 --out airfoil-small.kan
+
+The tables are as exact as a twentieth of the network's own error asks for; --max-flash makes them
+coarser until they fit. kan-core is run on them, on the rows that RUN was trained and tested with.")]
+pub struct Args {
+    /// A folder that `kan train` made
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Kind of tables [default: that of RUN]
+    #[arg(long)]
+    tables: Option<Tables>,
+    /// Bits of a table entry [default: 32]
+    #[arg(long, value_parser = bits)]
+    bits: Option<u8>,
+    /// The blob may not be larger
+    #[arg(long, value_name = "BYTES")]
+    max_flash: Option<usize>,
+    /// Where to write it [default: model.kan in RUN]
+    #[arg(long, value_name = "FILE.kan")]
+    out: Option<PathBuf>,
+}
+
+pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
+    let mut run = Run::open(&args.run)?;
+    let tables = args.tables.unwrap_or(run.checkpoint.training.tables);
+    let options = Options {
+        tables,
+        tolerance: None,
+        max_bytes: args.max_flash,
+    };
+    let split = run.split(None);
+    if let Err(failure) = &split {
+        console.say(format_args!("not measured: {}", failure.message));
+    }
+    let split = split.ok();
+    let path = args.out.clone().unwrap_or_else(|| run.path.join(MODEL));
+    let (compiled, blob) = Blob::make(&run.checkpoint, split.as_ref(), &options, Some(path))?;
+    match &args.out {
+        Some(out) => artifact::write_atomic(out, &compiled.bytes)?,
+        None => {
+            run.checkpoint.training.tables = tables;
+            let metrics = run.metrics().map(|mut metrics| {
+                metrics.blob = blob.clone();
+                metrics
+            });
+            match metrics {
+                Some(metrics) => run.save(&compiled, &metrics)?,
+                None => {
+                    run.save_network()?;
+                    artifact::write_atomic(&run.path.join(MODEL), &compiled.bytes)?;
+                }
+            }
+        }
+    }
+    blob.say(console);
+    console.object(&blob)
+}

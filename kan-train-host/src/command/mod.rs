@@ -1,0 +1,152 @@
+//! What can be typed: one module for each command or pair of commands.
+
+mod compile;
+mod console;
+mod demo;
+mod eval;
+mod inspect;
+mod model;
+mod predict;
+mod refine;
+mod run;
+mod train;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use console::Console;
+
+/// Trains Kolmogorov-Arnold networks and compiles them to tables for microcontrollers.
+#[derive(Parser)]
+#[command(
+    name = "kan",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "Example: kan train DATA.csv --target COLUMN --out RUN && kan inspect RUN/model.kan"
+)]
+struct Cli {
+    /// Print one JSON object on stdout, and everything else on stderr
+    #[arg(long, global = true)]
+    json: bool,
+    /// Seed of everything random: equal seeds give equal results [default: 0]
+    #[arg(long, global = true, value_name = "N")]
+    seed: Option<u64>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Train(train::Args),
+    Refine(refine::Refine),
+    Prune(refine::Prune),
+    Compile(compile::Args),
+    Eval(eval::Args),
+    Predict(predict::Args),
+    Inspect(inspect::Args),
+}
+
+/// Why a command ended early: one line, and the exit code.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(message: impl fmt::Display) -> Self {
+        Self {
+            message: one_line(&message.to_string()),
+            code: 1,
+        }
+    }
+
+    /// The command was typed wrongly.
+    fn usage(message: impl fmt::Display) -> Self {
+        Self {
+            code: 2,
+            ..Self::new(message)
+        }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+/// Runs the command that was typed.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    let console = Console::new(cli.json);
+    let result = match cli.command {
+        Command::Demo(args) => demo::run(&args, cli.seed.unwrap_or(0), &console),
+        Command::Train(args) => train::run(args, cli.seed, &console),
+        Command::Refine(args) => refine::refine(&args, &console),
+        Command::Prune(args) => refine::prune(&args, &console),
+        Command::Compile(args) => compile::run(&args, &console),
+        Command::Eval(args) => eval::run(&args, &console),
+        Command::Predict(args) => predict::run(&args, &console),
+        Command::Inspect(args) => inspect::run(&args, &console),
+    };
+    match result.and_then(|()| console.finish()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console::complain(&failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints the help that was asked for; or what is wrong, on one line where clap takes several.
+fn explain(error: &clap::Error) -> ExitCode {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(
+        error.kind(),
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        // Whoever asked may have closed the pipe.
+        let _ = error.print();
+    } else {
+        console::complain(&format!("{} (see `kan --help`)", reason(error)));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// What clap objects to, without the usage that it adds.
+fn reason(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with("For more"))
+        .collect();
+    let reason = lines.join(" ");
+    one_line(reason.strip_prefix("error: ").unwrap_or(&reason))
+}
+
+/// `text` with everything escaped that could break the line or drive the terminal.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => line.push(' '),
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                line.extend(c.escape_default());
+            }
+            c => line.push(c),
+        }
+    }
+    line
+}

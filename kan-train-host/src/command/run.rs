@@ -1,0 +1,587 @@
+//! The run folder: what `train` leaves for the commands that follow.
+//!
+//! `network.json` alone is enough to go on from: it is the predictor and, under `training`, where
+//! its rows came from. `model.kan` and `metrics.json` always belong to the `network.json` beside
+//! them: both are removed before it changes, and written after.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
+use kan_train_host::compile::{self, Compiled, Options, Tables};
+use kan_train_host::dataset::{Dataset, TargetSchema, Task};
+use kan_train_host::evaluator::Evaluator;
+use kan_train_host::levenberg;
+use kan_train_host::objective::{Penalty, Samples};
+use kan_train_host::predictor::{self, FORMAT, Predictor, Score};
+use kan_train_host::selection::Tried;
+use kan_train_host::spline::Grid;
+use kan_train_host::train::{self, Frame, Stage};
+use kan_train_host::{grid, network};
+use serde::{Deserialize, Serialize};
+
+use super::console::{Console, figures, in_words, shape};
+use super::{Failure, one_line};
+
+/// `network.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Checkpoint {
+    #[serde(flatten)]
+    pub predictor: Predictor,
+    pub training: Training,
+}
+
+/// How a network was trained: what it takes to train it further.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    pub data: Source,
+    pub test: Held,
+    pub seed: u64,
+    pub steps: usize,
+    pub grid_eps: f64,
+    /// Penalties; what was chosen is known, and stands here, once training has ended.
+    pub roughness: f64,
+    pub slope: f64,
+    pub tables: Tables,
+}
+
+impl Training {
+    /// Notes that the data are somewhere else now.
+    pub fn move_data(&mut self, path: &Path) -> Result<(), Failure> {
+        self.data = Source::File(absolute(path)?);
+        Ok(())
+    }
+}
+
+/// A path that means the same wherever the next command is typed.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+}
+
+/// Where rows come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A CSV file, by its absolute path.
+    File(PathBuf),
+    /// The data set inside the binary, its test rows included.
+    Thermocouple,
+}
+
+/// Where test rows come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Held {
+    /// A CSV file, by its absolute path.
+    File(PathBuf),
+    /// This part of the rows, drawn at random.
+    Fraction(f64),
+}
+
+/// Rows to train on, and rows to test with.
+pub struct Split {
+    pub train: Dataset,
+    pub test: Option<Dataset>,
+}
+
+impl Split {
+    /// Both parts of a CSV file and, where test rows have a file of their own, of that.
+    pub fn read(
+        data: &Path,
+        test: &Held,
+        seed: u64,
+        target: &[String],
+        task: Option<Task>,
+    ) -> Result<Self, Failure> {
+        let all = Dataset::read(data, target, task)?;
+        match test {
+            Held::File(path) => {
+                let test = Dataset::read_like(path, &all.schema())?;
+                Ok(Self {
+                    train: all,
+                    test: Some(test),
+                })
+            }
+            Held::Fraction(fraction) => {
+                let (train, test) = all.split(*fraction, seed);
+                Ok(if test.rows == 0 {
+                    Self {
+                        train: all,
+                        test: None,
+                    }
+                } else {
+                    Self {
+                        train,
+                        test: Some(test),
+                    }
+                })
+            }
+        }
+    }
+
+    pub fn thermocouple() -> Self {
+        let (train, test) = Dataset::thermocouple();
+        Self {
+            train,
+            test: Some(test),
+        }
+    }
+}
+
+/// A run folder with a network in it.
+pub struct Run {
+    pub path: PathBuf,
+    pub checkpoint: Checkpoint,
+}
+
+impl Run {
+    /// Reads and checks the network of a run folder.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let file = path.join(NETWORK);
+        if !file.is_file() {
+            let path = path.display();
+            return Err(Failure::new(format!(
+                "{path}: no run folder: there is no {NETWORK} in it (`kan train … --out {path}` makes one)"
+            )));
+        }
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let Version { format } = artifact::read_json(&file)?;
+        let fault = |reason| Err(Failure::new(format!("{}: {reason}", file.display())));
+        if format != FORMAT {
+            return fault(format!(
+                "of format {format}, but this kan reads format {FORMAT}"
+            ));
+        }
+        let checkpoint: Checkpoint = artifact::read_json(&file)?;
+        if let Some(reason) = contradiction(&checkpoint.predictor) {
+            return fault(format!("damaged: {reason}"));
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            checkpoint,
+        })
+    }
+
+    /// The rows it was trained on and tested with, or those of another file with the same columns.
+    pub fn split(&self, other: Option<&Path>) -> Result<Split, Failure> {
+        let Training {
+            data, test, seed, ..
+        } = &self.checkpoint.training;
+        let schema = &self.checkpoint.predictor.schema;
+        let path = match (other, data) {
+            (Some(path), _) => path,
+            (None, Source::Thermocouple) => return Ok(Split::thermocouple()),
+            (None, Source::File(path)) => path,
+        };
+        let task = Some(self.checkpoint.predictor.task());
+        if other.is_none() && !path.exists() {
+            return Err(Failure::new(format!(
+                "{}: the data of {} are no longer there; --data FILE.csv says where they are now",
+                path.display(),
+                self.path.display()
+            )));
+        }
+        let split = Split::read(path, test, *seed, schema.target.names(), task)?;
+        if split.train.schema() != *schema {
+            return Err(Failure::new(format!(
+                "{}: other columns or classes than those {} was trained on",
+                path.display(),
+                self.path.display()
+            )));
+        }
+        Ok(split)
+    }
+
+    /// What training this network further works with.
+    pub fn frame(&self, samples: &Samples, data: &Dataset) -> (Frame, Penalty) {
+        let Checkpoint {
+            predictor,
+            training,
+        } = &self.checkpoint;
+        let frame = Frame {
+            inputs: vec![Grid::uniform(predictor.network.degree(), -1.0, 1.0, 1); data.inputs()],
+            limits: grid::limits(samples),
+            constant: (0..data.inputs())
+                .map(|i| !predictor.network.layers[0].is_used(i))
+                .collect(),
+            grid_eps: training.grid_eps,
+            steps: training.steps,
+            seed: training.seed,
+        };
+        let penalty = Penalty {
+            roughness: training.roughness,
+            slope: training.slope,
+            lamb: 0.0,
+        };
+        (frame, penalty)
+    }
+
+    /// What `train` measured, if it came to an end.
+    pub fn metrics(&self) -> Option<Metrics> {
+        artifact::read_json(&self.path.join(METRICS)).ok()
+    }
+
+    /// Writes the network as a checkpoint, the tables and figures of another one taken away.
+    pub fn save_network(&self) -> Result<(), Failure> {
+        for stale in [METRICS, MODEL] {
+            let path = self.path.join(stale);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Failure::new(format!(
+                        "{}: cannot remove: {error}",
+                        path.display()
+                    )));
+                }
+                _ => {}
+            }
+        }
+        Ok(artifact::write_json(
+            &self.path.join(NETWORK),
+            &self.checkpoint,
+        )?)
+    }
+
+    /// Writes the network with its tables and figures.
+    pub fn save(&self, compiled: &Compiled, metrics: &impl Serialize) -> Result<(), Failure> {
+        self.save_network()?;
+        artifact::write_atomic(&self.path.join(MODEL), &compiled.bytes)?;
+        Ok(artifact::write_json(&self.path.join(METRICS), metrics)?)
+    }
+}
+
+/// The name that a blob carries: that of the data.
+pub fn model_name(training: &Training) -> String {
+    match &training.data {
+        Source::Thermocouple => "thermocouple_k".into(),
+        Source::File(path) => one_line(&path.file_stem().unwrap_or_default().to_string_lossy()),
+    }
+}
+
+/// `metrics.json`, and what `train --json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Metrics {
+    pub task: Task,
+    /// Input columns, in the order of the model's inputs.
+    pub inputs: Vec<String>,
+    /// Target columns.
+    pub targets: Vec<String>,
+    pub train_rows: usize,
+    pub test_rows: usize,
+    /// Node counts from the inputs to the outputs, after pruning.
+    pub width: Vec<usize>,
+    pub edges: usize,
+    /// The same before pruning.
+    pub width_before: Vec<usize>,
+    pub edges_before: usize,
+    pub parameters: usize,
+    pub grid: usize,
+    pub degree: usize,
+    pub seed: u64,
+    pub optimizer: Optimizer,
+    pub penalty: Penalties,
+    pub seconds: f64,
+    pub train: Score,
+    pub test: Option<Score>,
+    pub stages: Vec<Stage>,
+    pub blob: Blob,
+    /// The candidates that were compared, best first.
+    pub tried: Vec<Tried>,
+}
+
+/// The optimiser that was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Optimizer {
+    /// Levenberg–Marquardt, its steps by Cholesky factorisation.
+    #[serde(rename = "lm, factorised")]
+    Factorised,
+    /// The same for large networks, its steps by conjugate gradients.
+    #[serde(rename = "lm, conjugate gradients")]
+    ConjugateGradients,
+}
+
+impl Optimizer {
+    pub fn of(network: &network::Network, samples: &Samples) -> Self {
+        if levenberg::is_factorable(network, samples) {
+            Self::Factorised
+        } else {
+            Self::ConjugateGradients
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Factorised => "Levenberg-Marquardt, factorised",
+            Self::ConjugateGradients => "Levenberg-Marquardt by conjugate gradients",
+        }
+    }
+}
+
+/// The penalties that were used.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Penalties {
+    pub roughness: f64,
+    pub slope: f64,
+    pub lamb: f64,
+}
+
+/// A blob and how good it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Blob {
+    /// Where it is, unless it was not kept.
+    pub path: Option<PathBuf>,
+    pub bytes: usize,
+    pub tables: Tables,
+    pub bits: u8,
+    /// Measured by running kan-core on the bytes.
+    pub train: Option<Score>,
+    /// Measured by running kan-core on the bytes.
+    pub test: Option<Score>,
+    /// For each network output the most by which tables and network can differ inside the domain.
+    pub error_bound: Vec<f64>,
+    /// The most by which they do on the rows at hand.
+    pub deviation: Vec<f64>,
+    /// Table intervals by layer and input node.
+    pub intervals: Vec<Vec<usize>>,
+}
+
+impl Blob {
+    /// Compiles a network, runs kan-core on the bytes, and holds it to its error bound.
+    pub fn make(
+        checkpoint: &Checkpoint,
+        split: Option<&Split>,
+        options: &Options,
+        path: Option<PathBuf>,
+    ) -> Result<(Compiled, Self), Failure> {
+        let Checkpoint {
+            predictor,
+            training,
+        } = checkpoint;
+        let compiled = compile::compile(predictor, &model_name(training), options)?;
+        let evaluator = Evaluator::load(&compiled.bytes)?;
+        let mut deviation = vec![0.0_f64; predictor.outputs.len()];
+        let mut measure = |data: &Dataset| {
+            let outputs: Vec<f64> = evaluator.eval(&data.x).into_iter().map(f64::from).collect();
+            let network = predictor.eval(&data.x);
+            let rows = outputs
+                .chunks(deviation.len())
+                .zip(network.chunks(deviation.len()));
+            for ((device, network), covered) in rows.zip(evaluator.in_domain(&data.x)) {
+                if covered {
+                    for ((most, device), network) in deviation.iter_mut().zip(device).zip(network) {
+                        *most = most.max((device - network).abs());
+                    }
+                }
+            }
+            Score::of(&outputs, data)
+        };
+        let train = split.map(|split| measure(&split.train));
+        let test = split.and_then(|split| split.test.as_ref()).map(measure);
+        if let Some((found, bound)) = deviation
+            .iter()
+            .zip(&compiled.error_bound)
+            .find(|(found, bound)| found > bound)
+        {
+            return Err(Failure::new(format!(
+                "the tables differ from the network by {found:e}, but should by {bound:e} at most: \
+                 this is a fault of kan, please report it"
+            )));
+        }
+        let blob = Self {
+            path,
+            bytes: compiled.bytes.len(),
+            tables: compiled.tables,
+            bits: compiled.bits,
+            train,
+            test,
+            error_bound: compiled.error_bound.clone(),
+            deviation,
+            intervals: compiled.intervals.clone(),
+        };
+        Ok((compiled, blob))
+    }
+
+    /// The lines of a report.
+    pub fn say(&self, console: &Console) {
+        let path = self
+            .path
+            .as_ref()
+            .map_or("not kept".into(), |p| p.display().to_string());
+        let Self {
+            bytes,
+            tables,
+            bits,
+            ..
+        } = self;
+        console.say(format_args!(
+            "blob: {path}: {bytes} bytes, {tables} tables of {bits} bits"
+        ));
+        if let Some(score) = self.test.as_ref().or(self.train.as_ref()) {
+            let rows = if self.test.is_some() {
+                "test"
+            } else {
+                "training"
+            };
+            let most = |list: &[f64]| figures(list.iter().copied().fold(0.0, f64::max));
+            console.say(format_args!(
+                "      kan-core on these bytes, {rows} rows: {}; at most {} from the network (bound {})",
+                in_words(score),
+                most(&self.deviation),
+                most(&self.error_bound)
+            ));
+        }
+    }
+}
+
+/// What is known about a training besides its network.
+pub struct History {
+    pub width_before: Vec<usize>,
+    pub edges_before: usize,
+    pub stages: Vec<Stage>,
+    pub tried: Vec<Tried>,
+    pub lamb: f64,
+    pub seconds: f64,
+}
+
+impl Metrics {
+    /// The figures of a network, its score on both parts of the data among them.
+    pub fn of(checkpoint: &Checkpoint, split: &Split, blob: Blob, history: History) -> Self {
+        let Checkpoint {
+            predictor,
+            training,
+        } = checkpoint;
+        let network = &predictor.network;
+        let score = |data: &Dataset| Score::of(&predictor.eval(&data.x), data);
+        let samples = predictor::samples(&split.train, &predictor.inputs, &predictor.outputs);
+        let (roughness, slope) = (training.roughness, training.slope);
+        Self {
+            task: predictor.task(),
+            inputs: predictor.schema.inputs.clone(),
+            targets: predictor.schema.target.names().to_vec(),
+            train_rows: split.train.rows,
+            test_rows: split.test.as_ref().map_or(0, |test| test.rows),
+            width: network.width(),
+            edges: network.edges(),
+            width_before: history.width_before,
+            edges_before: history.edges_before,
+            parameters: network.parameters(),
+            grid: network.intervals(),
+            degree: network.degree(),
+            seed: training.seed,
+            optimizer: Optimizer::of(network, &samples),
+            penalty: Penalties {
+                roughness,
+                slope,
+                lamb: history.lamb,
+            },
+            seconds: history.seconds,
+            train: score(&split.train),
+            test: split.test.as_ref().map(score),
+            stages: history.stages,
+            blob,
+            tried: history.tried,
+        }
+    }
+
+    /// The lines of a report.
+    pub fn say(&self, console: &Console) {
+        let (edges, before) = (self.edges, self.edges_before);
+        let width = shape(&self.width);
+        console.say(if edges == before {
+            format!(
+                "network: {width}, {edges} edges (none pruned), {} parameters",
+                self.parameters
+            )
+        } else {
+            let was = shape(&self.width_before);
+            let parameters = self.parameters;
+            format!(
+                "network: {was}, {before} edges → {width}, {edges} edges, {parameters} parameters"
+            )
+        });
+        let optimizer = self.optimizer.in_words();
+        match self.tried.len() {
+            0 => console.say(format_args!("         {optimizer}")),
+            n => console.say(format_args!(
+                "         {optimizer}; the best of {n} candidates on held-out training rows"
+            )),
+        }
+        match &self.test {
+            Some(test) => console.say(format_args!("test: {}", in_words(test))),
+            None => console.say(format_args!("training rows: {}", in_words(&self.train))),
+        }
+        self.blob.say(console);
+    }
+}
+
+/// Refreshes what the predictor states about its own error, after its network has changed.
+pub fn measure_error(predictor: &mut Predictor, samples: &Samples) {
+    predictor.error = train::own_error(&predictor.network, samples);
+}
+
+/// What is wrong with a network that somebody else wrote, if anything would make it fail later.
+fn contradiction(predictor: &Predictor) -> Option<&'static str> {
+    let Predictor {
+        schema,
+        inputs,
+        outputs,
+        network,
+        error,
+        ..
+    } = predictor;
+    let (Some(first), Some(last)) = (network.layers.first(), network.layers.last()) else {
+        return Some("a network without layers");
+    };
+    let degree = first.grids.first()?.degree();
+    for pair in network.layers.windows(2) {
+        if pair[0].outputs != pair[1].inputs() {
+            return Some("layers that do not fit each other");
+        }
+    }
+    for layer in &network.layers {
+        let shape = layer.inputs().checked_mul(layer.outputs);
+        if layer.outputs == 0
+            || shape != Some(layer.edges.len())
+            || layer.inputs() == 0
+            || layer.bias.len() != layer.outputs
+        {
+            return Some("a layer with another number of edges than its shape says");
+        }
+        if !layer.bias.iter().all(|bias| bias.is_finite())
+            || layer.grids.iter().any(|grid| grid.degree() != degree)
+        {
+            return Some("a bias that is no number, or two degrees in one network");
+        }
+        for (e, edge) in layer.edges.iter().enumerate() {
+            let Some(edge) = edge else { continue };
+            let finite = edge.scale_base.is_finite() && edge.coef.iter().all(|c| c.is_finite());
+            if !finite || edge.coef.len() != layer.grids[e / layer.outputs].functions() {
+                return Some("an edge with coefficients that are no numbers, too few or too many");
+            }
+        }
+    }
+    let labels = match &schema.target {
+        TargetSchema::Regression { names } => names.len().max(2),
+        TargetSchema::Classification { labels, .. } => labels.len(),
+    };
+    if labels < 2
+        || schema.inputs.len() != first.inputs()
+        || inputs.len() != first.inputs()
+        || outputs.len() != last.outputs
+        || predictor::network_outputs(&schema.target) != last.outputs
+    {
+        return Some("another number of columns than the network has inputs and outputs");
+    }
+    let finite = |values: [f64; 2]| values.iter().all(|value| value.is_finite());
+    let proper = inputs
+        .iter()
+        .all(|range| finite([range.lo, range.hi]) && range.lo < range.hi)
+        && outputs
+            .iter()
+            .all(|s| finite([s.offset, s.scale]) && s.scale != 0.0)
+        && error.is_finite();
+    (!proper).then_some("an input range or an output scale that is none")
+}

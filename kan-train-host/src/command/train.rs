@@ -1,0 +1,469 @@
+//! `kan train`: from a CSV file to a run folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{CommandFactory, FromArgMatches, ValueEnum};
+use kan_train_host::artifact::{self, MODEL};
+use kan_train_host::compile::{Options as TableOptions, Tables};
+use kan_train_host::dataset::{Dataset, Task};
+use kan_train_host::predictor::Range;
+use kan_train_host::train::{self, Event, Settings, Trained};
+
+use super::console::Console;
+use super::run::{
+    Blob, Checkpoint, Held, History, Metrics, Run, Source, Split, Training, absolute,
+};
+use super::{Failure, reason};
+
+/// The part of the rows that is held out as test rows when nothing is said.
+const TEST_FRACTION: f64 = 0.2;
+/// The best candidates that are reported.
+const REPORTED: usize = 5;
+
+/// Train a network on a CSV file and compile it
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example: kan train airfoil.csv --target sound --out airfoil
+         kan train iris.csv --target species --test-fraction 0.3 --width 4,3 --grid 3,6 --out iris
+
+Every column but the targets is an input. What no option fixes (shape, grids, penalty) is chosen on
+held-out training rows. RUN gets network.json (the network, after every grid: Ctrl-C leaves the last
+one), model.kan (the tables for the device) and metrics.json (what --json prints).
+
+FILE.toml gives options by their long names, and the penalty of bending and the blend of even
+(1) and quantile (0) knots, such as:  width = [4, 5, 1]    domain = \"0:1\"    seed = 3
+                                      roughness = 1e-6    grid_eps = 0.5")]
+pub struct Args {
+    /// The data: a CSV file whose first line names the columns
+    #[arg(value_name = "DATA.csv")]
+    data: PathBuf,
+    #[command(flatten)]
+    options: Options,
+    /// Read options that the command line does not give from a TOML file
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+}
+
+/// What the command line and a configuration file can both say.
+#[derive(clap::Args, Default)]
+struct Options {
+    /// The column to predict; several, separated by commas, are a regression with several outputs
+    #[arg(long, value_name = "COL[,COL…]", value_delimiter = ',')]
+    target: Option<Vec<String>>,
+    /// Test rows, in a file of their own
+    #[arg(long, value_name = "FILE.csv", conflicts_with = "test_fraction")]
+    test: Option<PathBuf>,
+    /// The part of the rows to test with, drawn at random; 0 trains on all [default: 0.2]
+    #[arg(long, value_name = "PART")]
+    test_fraction: Option<f64>,
+    /// What to learn [default: classes if the target holds words or at most 20 whole numbers]
+    #[arg(long)]
+    task: Option<Task>,
+    /// Nodes from the inputs to the outputs, such as 4,5,1 [default: chosen on held-out rows]
+    #[arg(long, value_delimiter = ',', value_name = "N,…,N")]
+    width: Option<Vec<usize>>,
+    /// Grid intervals, one stage of training each [default: 3,6,12,… while held-out rows gain]
+    #[arg(long, value_delimiter = ',', value_name = "G,…")]
+    grid: Option<Vec<usize>>,
+    /// Degree of the splines, 1 to 5 [default: 3]
+    #[arg(long, value_name = "K")]
+    degree: Option<usize>,
+    /// Range of all inputs, or of single ones by name [default: the range of the training rows]
+    #[arg(long, value_name = "LO:HI | COL=LO:HI,…", allow_hyphen_values = true)]
+    domain: Option<String>,
+    /// How to train: auto is lm, Levenberg-Marquardt, factorised or by conjugate gradients
+    #[arg(long)]
+    optimizer: Option<Optimizer>,
+    /// Most steps on each grid [default: 100]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Strength of the sparsity penalty on the first grid (λ of the KAN paper) [default: 0]
+    #[arg(long, value_name = "X")]
+    lamb: Option<f64>,
+    /// Keep all edges
+    #[arg(long)]
+    no_prune: bool,
+    /// Kind of tables for the device [default: cubic]
+    #[arg(long)]
+    tables: Option<Tables>,
+    /// Bits of a table entry [default: 32]
+    #[arg(long, value_parser = bits)]
+    bits: Option<u8>,
+    /// The folder to write
+    #[arg(long, value_name = "RUN")]
+    out: Option<PathBuf>,
+}
+
+/// Optimisers that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Optimizer {
+    Auto,
+    Lm,
+}
+
+/// What a configuration file can say.
+#[derive(clap::Parser, Default)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Config {
+    #[command(flatten)]
+    options: Options,
+    #[arg(long)]
+    seed: Option<u64>,
+    #[arg(long)]
+    roughness: Option<f64>,
+    #[arg(long = "grid_eps")]
+    grid_eps: Option<f64>,
+}
+
+/// Reads `--bits`.
+pub fn bits(text: &str) -> Result<u8, String> {
+    match text {
+        "32" => Ok(32),
+        "16" | "8" => Err("this version makes tables of 32 bits only".into()),
+        _ => Err("the number of bits is 32".into()),
+    }
+}
+
+impl Options {
+    /// These, and where they are silent the others.
+    fn or(self, other: Self) -> Self {
+        let tested = self.test.is_some() || self.test_fraction.is_some();
+        Self {
+            target: self.target.or(other.target),
+            test: self.test.or(other.test.filter(|_| !tested)),
+            test_fraction: self
+                .test_fraction
+                .or(other.test_fraction.filter(|_| !tested)),
+            task: self.task.or(other.task),
+            width: self.width.or(other.width),
+            grid: self.grid.or(other.grid),
+            degree: self.degree.or(other.degree),
+            domain: self.domain.or(other.domain),
+            optimizer: self.optimizer.or(other.optimizer),
+            steps: self.steps.or(other.steps),
+            lamb: self.lamb.or(other.lamb),
+            no_prune: self.no_prune || other.no_prune,
+            tables: self.tables.or(other.tables),
+            bits: self.bits.or(other.bits),
+            out: self.out.or(other.out),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file: every key is the long name of an option, and is read as that option is.
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display();
+        let text = fs::read_to_string(path)
+            .map_err(|error| Failure::new(format!("{shown}: cannot read: {error}")))?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error
+                .span()
+                .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            Failure::new(format!(
+                "{shown}, row {line}: not TOML: {}",
+                error.message()
+            ))
+        })?;
+        let mut arguments = Vec::new();
+        for (key, value) in &table {
+            if Self::command()
+                .get_arguments()
+                .all(|option| option.get_long() != Some(key))
+            {
+                return Err(Failure::new(format!("{shown}: no option `{key}`")));
+            }
+            match as_typed(value) {
+                Some(Typed::Flag(false)) => continue,
+                Some(Typed::Flag(true)) => arguments.push(format!("--{key}")),
+                Some(Typed::Value(text)) => arguments.push(format!("--{key}={text}")),
+                None => {
+                    return Err(Failure::new(format!("{shown}: `{key}` cannot be {value}")));
+                }
+            }
+            // One by one, to name the key.
+            if let Err(error) = Self::command().try_get_matches_from(arguments.last()) {
+                return Err(Failure::new(format!(
+                    "{shown}: `{key}`: {}",
+                    reason(&error)
+                )));
+            }
+        }
+        let matches = Self::command().try_get_matches_from(&arguments);
+        matches
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| Failure::new(format!("{shown}: {}", reason(&error))))
+    }
+}
+
+/// A value of a configuration file as it is typed on the command line.
+enum Typed {
+    Flag(bool),
+    Value(String),
+}
+
+fn as_typed(value: &toml::Value) -> Option<Typed> {
+    let single = |value: &toml::Value| match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        _ => None,
+    };
+    match value {
+        toml::Value::Boolean(flag) => Some(Typed::Flag(*flag)),
+        toml::Value::Array(list) => {
+            let list: Option<Vec<String>> = list.iter().map(single).collect();
+            Some(Typed::Value(list?.join(",")))
+        }
+        value => single(value).map(Typed::Value),
+    }
+}
+
+pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failure> {
+    let config = args
+        .config
+        .as_deref()
+        .map(Config::read)
+        .transpose()?
+        .unwrap_or_default();
+    let options = args.options.or(config.options);
+    let target = options.target.ok_or_else(|| {
+        Failure::usage("--target COL is missing: the column to predict (see `kan train --help`)")
+    })?;
+    let out = options.out.ok_or_else(|| {
+        Failure::usage("--out RUN is missing: the folder to write (see `kan train --help`)")
+    })?;
+    let test = match (options.test, options.test_fraction.unwrap_or(TEST_FRACTION)) {
+        (Some(path), _) => Held::File(path),
+        (None, fraction) if (0.0..=0.9).contains(&fraction) => Held::Fraction(fraction),
+        (None, fraction) => {
+            return Err(Failure::usage(format!(
+                "--test-fraction {fraction}: it is 0 to 0.9"
+            )));
+        }
+    };
+    if options.steps == Some(0) {
+        return Err(Failure::usage("--steps 0: there must be at least one"));
+    }
+    let seed = seed.or(config.seed).unwrap_or(0);
+
+    let split = Split::read(&args.data, &test, seed, &target, options.task)?;
+    let settings = Settings {
+        width: options.width,
+        grid: options.grid,
+        degree: options.degree,
+        domain: domains(options.domain.as_deref(), &split.train)?,
+        steps: options.steps,
+        lamb: options.lamb,
+        roughness: config.roughness,
+        grid_eps: config.grid_eps,
+        no_prune: options.no_prune,
+        seed,
+    };
+    train::check(&split.train, &settings)?;
+    let training = Training {
+        data: Source::File(absolute(&args.data)?),
+        test: match test {
+            Held::File(path) => Held::File(absolute(&path)?),
+            fraction => fraction,
+        },
+        tables: options.tables.unwrap_or(Tables::Cubic),
+        ..before(&settings, split.train.task())
+    };
+    say_data(&split, &training, console);
+    let metrics = run_in(Some(&out), training, &settings, &split, console)?.1;
+    console.say("next:");
+    let (shown, data) = (out.display(), args.data.display());
+    let target = target.join(",");
+    let kan = program();
+    console.say(format_args!(
+        "  {kan} eval {shown} --data {data} --target {target} --on qemu   # on an emulated Cortex-M4F"
+    ));
+    console.say(format_args!(
+        "  {kan} inspect {shown}/{MODEL}   # the type to paste into firmware"
+    ));
+    console.object(&metrics)
+}
+
+/// What is known of a training before it has begun; its data and tables are still to be filled in.
+pub fn before(settings: &Settings, task: Task) -> Training {
+    Training {
+        data: Source::Thermocouple,
+        test: Held::Fraction(0.0),
+        seed: settings.seed,
+        steps: settings.steps.unwrap_or(100),
+        grid_eps: settings.grid_eps.unwrap_or(1.0),
+        roughness: settings.roughness.unwrap_or(0.0),
+        slope: if task == Task::Classification {
+            1e-5
+        } else {
+            0.0
+        },
+        tables: Tables::Cubic,
+    }
+}
+
+/// Trains, compiles and verifies; with a folder, writes everything into it, a checkpoint at every
+/// stage. Returns the blob and the figures.
+pub fn run_in(
+    out: Option<&Path>,
+    training: Training,
+    settings: &Settings,
+    split: &Split,
+    console: &Console,
+) -> Result<(Vec<u8>, Metrics), Failure> {
+    let clock = Instant::now();
+    let created = out.map(Created::folder).transpose()?;
+    let checkpoint = |predictor: &_| Run {
+        path: out.map(Path::to_path_buf).unwrap_or_default(),
+        checkpoint: Checkpoint {
+            predictor: Clone::clone(predictor),
+            training: training.clone(),
+        },
+    };
+    let task = split.train.task();
+    let mut fault = None;
+    let trained = train::train(&split.train, split.test.as_ref(), settings, &mut |event| {
+        console.watch(task, &event);
+        if let (Event::Stage(_, predictor), Some(_), None) = (event, out, &fault) {
+            fault = checkpoint(predictor).save_network().err();
+        }
+    });
+    console.done();
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    let Trained {
+        predictor,
+        stages,
+        mut tried,
+        penalty,
+        width_before,
+        edges_before,
+    } = trained?;
+    let mut run = checkpoint(&predictor);
+    run.checkpoint.training.roughness = penalty.roughness;
+    run.checkpoint.training.slope = penalty.slope;
+    let options = TableOptions {
+        tables: training.tables,
+        tolerance: None,
+        max_bytes: None,
+    };
+    let path = out.map(|out| out.join(MODEL));
+    let (compiled, blob) = Blob::make(&run.checkpoint, Some(split), &options, path)?;
+    tried.truncate(REPORTED);
+    let history = History {
+        width_before,
+        edges_before,
+        stages,
+        tried,
+        lamb: settings.lamb.unwrap_or(0.0),
+        seconds: clock.elapsed().as_secs_f64(),
+    };
+    let metrics = Metrics::of(&run.checkpoint, split, blob, history);
+    metrics.say(console);
+    if let Some(created) = created {
+        run.save(&compiled, &metrics)?;
+        created.keep();
+    }
+    Ok((compiled.bytes, metrics))
+}
+
+/// A folder that goes again, if it was not there before and is still empty, unless it is kept.
+struct Created<'a> {
+    path: &'a Path,
+    new: bool,
+}
+
+impl<'a> Created<'a> {
+    fn folder(path: &'a Path) -> Result<Self, Failure> {
+        let new = !path.exists();
+        artifact::create_run_folder(path)?;
+        Ok(Self { path, new })
+    }
+
+    fn keep(mut self) {
+        self.new = false;
+    }
+}
+
+impl Drop for Created<'_> {
+    fn drop(&mut self) {
+        if self.new {
+            // A folder with a checkpoint in it stays: only an empty one can be removed so.
+            let _ = fs::remove_dir(self.path);
+        }
+    }
+}
+
+/// The first line of a report: what is learnt from how many rows.
+pub fn say_data(split: &Split, training: &Training, console: &Console) {
+    let data = &split.train;
+    let schema = data.schema();
+    let targets = schema.target.names().join(", ");
+    let what = match data.task() {
+        Task::Regression => format!("regression of {targets}"),
+        Task::Classification => {
+            format!("classification by {targets}, {} classes", data.outputs())
+        }
+    };
+    let test = match (&split.test, &training.test) {
+        (None, _) => "no test rows".into(),
+        (Some(test), Held::Fraction(_)) if matches!(training.data, Source::File(_)) => {
+            format!(
+                "{} test rows, drawn at random (seed {})",
+                test.rows, training.seed
+            )
+        }
+        (Some(test), _) => format!("{} test rows from {}", test.rows, test.source),
+    };
+    let (source, inputs, rows) = (&data.source, data.inputs(), data.rows);
+    console.say(format_args!(
+        "{source}: {what} from {inputs} inputs; {rows} training rows, {test}"
+    ));
+}
+
+/// Reads `--domain`, columns by number; what comes later overrides.
+fn domains(text: Option<&str>, data: &Dataset) -> Result<Vec<(usize, Range)>, Failure> {
+    let mut domains = vec![None; data.inputs()];
+    for part in text.into_iter().flat_map(|text| text.split(',')) {
+        let wrong = |reason: &str| Failure::new(format!("--domain {part}: {reason}"));
+        let (column, range) = match part.rsplit_once('=') {
+            Some((column, range)) => (Some(column.trim()), range),
+            None => (None, part),
+        };
+        let range = range
+            .split_once(':')
+            .and_then(|(lo, hi)| Some((lo.trim().parse().ok()?, hi.trim().parse().ok()?)))
+            .ok_or_else(|| wrong("it is LO:HI or COL=LO:HI, with numbers"))?;
+        let (lo, hi): (f64, f64) = range;
+        let single = |value: f64| value.abs() <= f64::from(f32::MAX);
+        if !(single(lo) && single(hi) && lo < hi) {
+            return Err(wrong("LO must be less than HI, both 32-bit numbers"));
+        }
+        match column {
+            None => domains.fill(Some(Range { lo, hi })),
+            Some(column) => {
+                let at = data.input_names.iter().position(|name| name == column);
+                let at = at.ok_or_else(|| wrong("there is no such input column"))?;
+                domains[at] = Some(Range { lo, hi });
+            }
+        }
+    }
+    let stated = domains.into_iter().enumerate();
+    Ok(stated
+        .filter_map(|(column, range)| Some((column, range?)))
+        .collect())
+}
+
+/// How the user started this program.
+pub fn program() -> &'static str {
+    // Set by `cargo run`.
+    if std::env::var_os("CARGO_PKG_NAME").is_some() {
+        "cargo kan"
+    } else {
+        "kan"
+    }
+}
