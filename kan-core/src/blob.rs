@@ -154,7 +154,7 @@ pub struct LayerMessage<'a> {
     pub degree: u8,
     /// Number format of `coefficients`.
     pub scalar: Scalar,
-    /// Whether every edge adds `base[edge]`·silu(x) to its spline.
+    /// Whether every edge adds `base[edge]`·silu(z) to its spline; z is −1 to 1 over the grid.
     pub residual: bool,
     /// Number of output nodes, at least 1.
     pub outputs: u16,
@@ -170,7 +170,7 @@ pub struct LayerMessage<'a> {
     /// Node by node, (`intervals` + `degree`) rows of `edges` coefficients.
     #[serde(borrow)]
     pub coefficients: Aligned<'a>,
-    /// `f32` per edge, in the order of `targets`: factor of silu(x). Empty unless `residual`.
+    /// `f32` per edge, in the order of `targets`: factor of silu(z). Empty unless `residual`.
     #[serde(borrow)]
     pub base: Aligned<'a>,
 }

@@ -2,7 +2,7 @@
 
 use core::slice;
 
-use crate::base::{SILU_SLOPE, silu};
+use crate::base::silu;
 use crate::blob::{LoadError, Node, Reader, Scalar};
 
 /// No sum of table entries may be able to exceed this. It is a quarter of what `f32` can hold, so
@@ -176,7 +176,7 @@ impl<'m> Layer<'m> {
             let node = Node::unpack(words);
             let targets = targets.split_off(..usize::from(node.edges))?;
             let factors = factors.split_off(..usize::from(node.edges))?;
-            let base = node.base(&node.locate(next(&mut input)));
+            let base = node.base(next(&mut input));
             add(sums, targets, factors.iter(), |sum, factor| {
                 sum + base * factor
             });
@@ -223,7 +223,7 @@ impl<'m, T> Iterator for Walk<'m, T> {
     fn next(&mut self) -> Option<Self::Item> {
         let node = Node::unpack(*self.nodes.next()?);
         let edges = usize::from(node.edges);
-        // Wraps only where `Node::reach` refuses the node.
+        // Wraps only where `Node::check` refuses the node.
         let coefficients = (usize::from(node.intervals) + self.degree).wrapping_mul(edges);
         Some(NodeTables {
             node,
@@ -251,12 +251,13 @@ impl NodeTables<'_, f32> {
             }
             lowest = target + 1;
         }
-        let reach = self.node.reach()?;
+        self.node.check()?;
         // The weights of a spline sum to 1; each interval of extension adds at most 2 to the sum
         // of their magnitudes.
         let spline = largest(self.rows)? * (1.0 + 2.0 * self.node.margin);
-        // |silu(x)| <= |x|, and the extension is no longer than the reach.
-        Ok(spline + factor * (1.0 + SILU_SLOPE) * reach)
+        // Neither SiLU nor its slope exceeds 1 on the grid, which it sees 2 wide.
+        let base = factor * (1.0 + 2.0 * self.node.margin / f32::from(self.node.intervals));
+        Ok(spline + base)
     }
 }
 
@@ -271,8 +272,8 @@ struct Place {
 }
 
 impl Node {
-    /// Checks the grid, and returns the largest |x| that it covers.
-    fn reach(&self) -> Result<f32, LoadError> {
+    /// Checks the grid: wherever it covers x, x − lo is far from overflowing.
+    fn check(&self) -> Result<(), LoadError> {
         largest(&[self.lo, self.inv_step, self.margin])?;
         let regular = (1..=MOST_INTERVALS).contains(&self.intervals)
             && self.inv_step >= f32::MIN_POSITIVE
@@ -283,7 +284,7 @@ impl Node {
         let width = f32::from(self.intervals) + self.margin;
         let reach = self.lo.abs() + width / self.inv_step;
         if width <= WIDEST_COVER && reach <= LARGEST_SUM {
-            Ok(reach)
+            Ok(())
         } else {
             Err(LoadError::Overflow)
         }
@@ -299,12 +300,18 @@ impl Node {
         (nearest, t - nearest)
     }
 
-    /// Step 1: finds `x` on the grid. Beyond the margins it saturates, NaN at the left one.
-    fn locate(&self, x: f32) -> Place {
+    /// The same, but saturated beyond the margins, NaN at the left one.
+    fn saturate(&self, x: f32) -> (f32, f32) {
         let (nearest, beyond) = self.scale(x);
         let (low, high) = (-self.margin, self.margin);
         let beyond = if beyond > low { beyond } else { low };
         let beyond = if beyond < high { beyond } else { high };
+        (nearest, beyond)
+    }
+
+    /// Step 1: finds `x` on the grid.
+    fn locate(&self, x: f32) -> Place {
+        let (nearest, beyond) = self.saturate(x);
         let interval = (nearest as u32).min(u32::from(self.intervals) - 1);
         Place {
             interval: interval as usize,
@@ -313,11 +320,11 @@ impl Node {
         }
     }
 
-    /// The base function at a place: SiLU on the grid, its tangents beyond.
-    fn base(&self, place: &Place) -> f32 {
-        let step = 1.0 / self.inv_step;
-        let x = self.lo + (place.interval as f32 + place.u) * step;
-        silu(x, place.beyond * step)
+    /// The base function at `x`: SiLU, which sees the grid as −1 to 1, and its tangents beyond.
+    fn base(&self, x: f32) -> f32 {
+        let (nearest, beyond) = self.saturate(x);
+        let factor = 2.0 / f32::from(self.intervals);
+        silu(nearest * factor - 1.0, beyond * factor)
     }
 }
 

@@ -21,9 +21,9 @@ use crate::layer::{Layer, LayerTables};
 /// # What is computed
 ///
 /// A layer maps x to y by y_j = bias_j + Σ_i φ_{j,i}(x_i) (arXiv 2404.19756, equation 2.5), with
-/// φ a spline of degree 3, 1 or 0 on a uniform grid, plus a multiple of SiLU where the layer is
-/// residual (2.10). Outside its grid an edge goes on as a straight line for the node's margin; past
-/// the margin the input saturates. NaN counts as −∞: it saturates at the left end. `FORMAT.md`
+/// φ a spline of degree 3, 1 or 0 on a uniform grid, plus a multiple of silu(z) where the layer is
+/// residual (2.10); z is x on a scale that runs from −1 to 1 over the grid. Outside its grid an edge
+/// goes on as a straight line for the node's margin; past the margin the input saturates. NaN counts as −∞: it saturates at the left end. `FORMAT.md`
 /// gives the arithmetic operation by operation: every target computes the same bits.
 ///
 /// # Cost

@@ -10,13 +10,13 @@ use crate::blob::{AnyModel, Layer, Random, Tables, load};
 /// Half a unit in the last place of 1: the relative error of one f32 operation.
 const U: f64 = 1.0 / (1_u64 << 24) as f64;
 
-fn silu(x: f64) -> f64 {
-    x / (1.0 + (-x).exp())
+fn silu(z: f64) -> f64 {
+    z / (1.0 + (-z).exp())
 }
 
-fn silu_slope(x: f64) -> f64 {
-    let s = 1.0 / (1.0 + (-x).exp());
-    s * (1.0 + x * (1.0 - s))
+fn silu_slope(z: f64) -> f64 {
+    let s = 1.0 / (1.0 + (-z).exp());
+    s * (1.0 + z * (1.0 - s))
 }
 
 /// A node's grid in f64.
@@ -85,11 +85,13 @@ impl Grid {
         (x, x.clamp(self.lo, self.hi))
     }
 
-    /// The function of an edge.
+    /// The function of an edge. Its base function sees the grid as −1 to 1.
     fn edge(&self, coefficients: &[f64], base: f64, x: f64) -> f64 {
         let (x, inside) = self.saturate(x);
-        let mut value = base * silu(inside);
-        let mut slope = base * silu_slope(inside);
+        let half = 0.5 * (self.hi - self.lo);
+        let z = (inside - 0.5 * (self.lo + self.hi)) / half;
+        let mut value = base * silu(z);
+        let mut slope = base * silu_slope(z) / half;
         for (i, c) in coefficients.iter().enumerate() {
             value += c * self.spline(i, self.degree, inside);
             slope += c * self.spline_slope(i, inside);
@@ -107,9 +109,12 @@ impl Grid {
 ///   slope, which for a B-spline is the largest difference of neighbouring coefficients.
 /// - The weights: counting the operations of each, their errors sum to at most (12 + 3·margin)U.
 ///   Times the largest coefficient.
-/// - The base function, on |x| ≤ R: x is off by 4UR and the position's error, slopes are at most
-///   1.1, the logistic function has four operations (exp counts two), its products two and three;
-///   on the tangent the slope is off by (12 + 8R)U and, as |silu″| ≤ 1/2, by half the error of x.
+/// - The base function: the position's error times 2/intervals, as its slope is below 1. Then z,
+///   from −1 to 1, is off by 5U (the factor and its product, at most 2, and the difference), the
+///   logistic function s ≤ 0.74 by 4Us (exp counts two operations), their product by one more: 9U
+///   with that of z. The slope is off by 10U, and as |silu″| ≤ 1/2 by 2.5U for z; `beyond` in the
+///   unit of z and the product with it make it 16U times the longest tangent L = 2·margin/intervals.
+///   Their sum is rounded, below 1 + L.
 /// - The sum of n products: n + 1 roundings of at most the sum of all magnitudes.
 fn oracle(layer: &Layer, input: &[f64], error: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let outputs = usize::from(layer.outputs);
@@ -127,12 +132,10 @@ fn oracle(layer: &Layer, input: &[f64], error: &[f64]) -> (Vec<f64>, Vec<f64>) {
             .windows(2)
             .fold(0.0_f64, |m, c| m.max((c[1] - c[0]).abs()));
         let t = grid.intervals as f64 + grid.margin;
-        let reach = grid.lo.abs() + t * grid.step;
         let off = 4.0 * U * t + error[i] / grid.step;
-        let x_off = 4.0 * U * reach + off * grid.step;
-        let tangent = grid.margin * grid.step;
-        let base_off =
-            5.0 * U * reach + 1.1 * x_off + tangent * ((12.0 + 8.0 * reach) * U + 0.5 * x_off);
+        let factor = 2.0 / grid.intervals as f64;
+        let tangent = grid.margin * factor;
+        let base_off = off * factor + (10.0 + 17.0 * tangent) * U;
         let position = if layer.degree == 0 {
             0.0
         } else {
@@ -140,8 +143,7 @@ fn oracle(layer: &Layer, input: &[f64], error: &[f64]) -> (Vec<f64>, Vec<f64>) {
         };
         bound[target] +=
             position + largest * (12.0 + 3.0 * grid.margin) * U + base.abs() * base_off;
-        magnitude[target] +=
-            largest * (1.0 + 2.0 * grid.margin) + base.abs() * (reach + 1.1 * tangent);
+        magnitude[target] += largest * (1.0 + 2.0 * grid.margin) + base.abs() * (1.0 + tangent);
         products[target] += f64::from(layer.degree) + 1.0 + f64::from(u8::from(layer.residual));
     }
     for (bound, (magnitude, products)) in bound.iter_mut().zip(magnitude.iter().zip(&products)) {
@@ -348,6 +350,78 @@ fn steps_stay_constant_beyond_the_grid() {
         (9.0, 8.0),
     ] {
         assert_eq!(eval(&model, &[x]), [y], "at {x}");
+    }
+}
+
+/// A node whose only edge is the base function.
+fn base_alone(node: Node) -> Tables {
+    let mut tables = one_edge(0, node, vec![0.0; usize::from(node.intervals)]);
+    tables.layers[0].residual = true;
+    tables.layers[0].base = vec![1.0];
+    tables
+}
+
+#[test]
+fn the_base_function_sees_the_grid_as_minus_1_to_1() {
+    for (lo, width) in [
+        (-1.0_f32, 2.0_f32),
+        (-2.0, 4.5),
+        (1000.0, 0.125),
+        (0.0, 1e6),
+    ] {
+        for intervals in [1, 2, 9, 4096] {
+            let node = Node {
+                lo,
+                inv_step: f32::from(intervals) / width,
+                // As far again as the grid is wide: to z = ±3.
+                margin: f32::from(intervals),
+                intervals,
+                edges: 1,
+            };
+            let blob = base_alone(node).encode();
+            let model = load(&blob);
+            for k in -40..=40 {
+                let z = f64::from(k) / 10.0;
+                let x = (f64::from(lo) + f64::from(width) * (z + 1.0) / 2.0) as f32;
+                let y = f64::from(eval(&model, &[x])[0]);
+                let inside = z.clamp(-1.0, 1.0);
+                let expected = silu(inside) + silu_slope(inside) * (z.clamp(-3.0, 3.0) - inside);
+                // On the scale of z: x, up to 5 from lo, is rounded; then 1/step, x − lo, their
+                // product and its rest, up to 4. The function itself is as in `oracle`.
+                let place = 2.0 * f64::from(lo.abs() / width) + 5.0 + 4.0 * 4.0;
+                let bound = 1.01 * (place + 10.0 + 17.0 * 2.0) * U;
+                assert!(
+                    (y - expected).abs() <= bound,
+                    "z = {z} on {lo} + {width}, {intervals} intervals: {y}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_unit_of_a_node_changes_no_bit() {
+    let mut random = Random(10);
+    for degree in [3, 1, 0] {
+        let layer = Layer::random(&mut random, degree, true, (3, 4), 0.8);
+        let of_unit = |unit: f32| {
+            let mut layer = layer.clone();
+            for node in &mut layer.nodes {
+                node.lo *= unit;
+                node.inv_step /= unit;
+            }
+            Tables::new(Head::Identity, vec![layer]).encode()
+        };
+        let (one, small, large) = (of_unit(1.0), of_unit(1.0 / 1024.0), of_unit(4096.0));
+        for _ in 0..100 {
+            let input = inputs(&mut random, &layer.nodes);
+            let at = |blob, unit: f32| {
+                let input: Vec<f32> = input.iter().map(|x| x * unit).collect();
+                bits(&eval(&load(blob), &input))
+            };
+            assert_eq!(at(&small, 1.0 / 1024.0), at(&one, 1.0), "{input:?}");
+            assert_eq!(at(&large, 4096.0), at(&one, 1.0), "{input:?}");
+        }
     }
 }
 

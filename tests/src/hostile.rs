@@ -466,13 +466,17 @@ fn numbers_that_are_not_finite_are_refused() {
 
 #[test]
 fn sums_that_could_overflow_are_refused() {
-    let changes: [Change; 9] = [
+    let changes: [Change; 10] = [
         ("a coefficient", |t| t.layers[1].coefficients[3] = f32::MAX),
         ("a bias", |t| t.layers[1].bias[0] = -f32::MAX),
         ("all coefficients", |t| {
             t.layers[3].coefficients.fill(f32::MAX / 12.0)
         }),
         ("a base factor", |t| t.layers[0].base[0] = 1e38),
+        ("a base factor on a margin", |t| {
+            t.layers[0].base[0] = 3e37;
+            t.layers[0].nodes[0].margin = f32::from(t.layers[0].nodes[0].intervals);
+        }),
         ("a far grid", |t| t.layers[0].nodes[0].lo = -3e38),
         ("a far grid without base", |t| {
             t.layers[1].nodes[0].lo = 3e38
@@ -495,4 +499,21 @@ fn sums_that_could_overflow_are_refused() {
         .fill(f32::MAX / 4.0 / (4.0 * 5.5 + 1.0));
     large.layers[3].bias.fill(1e30);
     exercise(&load(&large.encode()));
+
+    // The same of the base function, on margins as wide as the grids.
+    let mut large = Tables::mixed(Head::Softmax, 3);
+    let last = &mut large.layers[3];
+    last.residual = true;
+    last.base = vec![f32::MAX / 4.0 / (4.0 * 3.0 + 0.1); last.targets.len()];
+    for node in &mut last.nodes {
+        node.margin = f32::from(node.intervals);
+    }
+    exercise(&load(&large.encode()));
+    large.layers[3]
+        .base
+        .fill(f32::MAX / 4.0 / (4.0 * 3.0 - 0.1));
+    assert_eq!(
+        AnyModel::load(&large.encode()).err(),
+        Some(LoadError::Overflow)
+    );
 }
