@@ -10,7 +10,7 @@ use faer::{Mat, MatRef, Side};
 
 use crate::grid;
 use crate::network::Network;
-use crate::objective::{self, Expansion, Penalty, PenaltyCurvature, PenaltyForm, Samples};
+use crate::objective::{self, Expansion, Penalty, PenaltyCurvature, PenaltyForm, Samples, Tapes};
 
 /// How a run of steps goes.
 #[derive(Debug, Clone, Copy)]
@@ -161,8 +161,15 @@ impl<'a> Model<'a> {
                 step.iter().all(|s| s.is_finite()).then_some(step)
             }
             Curvature::Products(diagonal) => {
+                let mut tapes = Tapes::of(network, samples);
                 let product = |v: &[f64]| {
-                    let mut p = objective::curvature_times(network, samples, &self.penalty, v);
+                    let mut p = objective::curvature_times(
+                        network,
+                        samples,
+                        &mut tapes,
+                        &self.penalty,
+                        v,
+                    );
                     for (p, v) in p.iter_mut().zip(v) {
                         *p += damping * v;
                     }
@@ -194,7 +201,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// Approximates A⁻¹·(−gradient), A given by its products, preconditioned by its diagonal, until the
 /// residual is a hundredth or the iterations are spent: a truncated Newton step needs no more.
 fn conjugate_gradients(
-    product: impl Fn(&[f64]) -> Vec<f64>,
+    mut product: impl FnMut(&[f64]) -> Vec<f64>,
     diagonal: &[f64],
     damping: f64,
     gradient: &[f64],

@@ -464,6 +464,21 @@ impl Statistics {
     }
 }
 
+/// The sparsity of (2.20) without its λ: Σ over the layers of the edges' magnitudes, relative to
+/// their target nodes, and of the entropy of their shares.
+pub fn sparsity(network: &Network, samples: &Samples) -> f64 {
+    let statistics = statistics(network, samples);
+    let layers = network.layers.iter().enumerate();
+    layers
+        .map(|(l, layer)| {
+            let relative = statistics.relative_magnitude(l, layer.outputs);
+            let total: f64 = relative.iter().sum::<f64>().max(1e-12);
+            let shares = relative.iter().map(|a| a / total).filter(|p| *p > 0.0);
+            total + shares.map(|p| -p * p.ln()).sum::<f64>()
+        })
+        .sum()
+}
+
 /// Everything a Newton step needs, at one network.
 pub struct Expansion {
     /// The loss without penalties.
@@ -551,7 +566,7 @@ pub fn expand(network: &Network, samples: &Samples, penalty: &PenaltyCurvature<'
                 let output = tape.values.last().expect("a network has outputs");
                 sum += samples.row_loss(row, output, &mut residual);
                 seeds(samples, output, &mut seed);
-                add_gradient(network, &mut tape, &offsets, &residual, &mut list, &mut gradient);
+                add_gradient(network, &mut tape, &offsets, &residual, &mut gradient);
                 for seed in &seed {
                     set_seed(&mut tape, seed);
                     network.backward(&mut tape);
@@ -591,22 +606,32 @@ fn set_seed(tape: &mut Tape, seed: &[f64]) {
     tape.sensitivity.last_mut().expect("a tape has outputs").copy_from_slice(seed);
 }
 
+/// Adds Jᵀ·seed of one sample.
 fn add_gradient(
     network: &Network,
     tape: &mut Tape,
     offsets: &[Vec<Option<usize>>],
-    residual: &[f64],
-    list: &mut Vec<Run>,
+    seed: &[f64],
     gradient: &mut [f64],
 ) {
     let order = network.degree() + 1;
-    set_seed(tape, residual);
+    let with_base = network.base != Base::Zero;
+    set_seed(tape, seed);
     network.backward(tape);
-    network.runs(tape, offsets, list);
-    for run in list {
-        add(&mut gradient[run.coef..run.coef + order], &run.value[..order]);
-        if network.base != Base::Zero {
-            gradient[run.base] += run.base_value;
+    for (l, layer) in network.layers.iter().enumerate() {
+        for (i, node) in tape.nodes[l].iter().enumerate() {
+            let functions = layer.grids[i].functions();
+            let row = &offsets[l][i * layer.outputs..(i + 1) * layer.outputs];
+            for (&offset, &s) in row.iter().zip(&tape.sensitivity[l + 1]) {
+                let Some(offset) = offset else { continue };
+                let slots = &mut gradient[offset + node.local.first..][..order];
+                for (slot, value) in slots.iter_mut().zip(&node.local.value) {
+                    *slot += s * value;
+                }
+                if with_base {
+                    gradient[offset + functions] += s * node.base;
+                }
+            }
         }
     }
 }
@@ -665,7 +690,7 @@ pub fn expand_diagonal(
                 let output = tape.values.last().expect("a network has outputs");
                 sum += samples.row_loss(row, output, &mut residual);
                 seeds(samples, output, &mut seed);
-                add_gradient(network, &mut tape, &offsets, &residual, &mut list, &mut gradient);
+                add_gradient(network, &mut tape, &offsets, &residual, &mut gradient);
                 for seed in &seed {
                     set_seed(&mut tape, seed);
                     network.backward(&mut tape);
@@ -697,10 +722,26 @@ pub fn expand_diagonal(
     (Expansion { loss: loss * scale, gradient }, diagonal)
 }
 
+/// Forward passes of all samples, kept for many products at one network.
+pub struct Tapes(Vec<Tape>);
+
+impl Tapes {
+    /// Runs all samples through the network.
+    pub fn of(network: &Network, samples: &Samples) -> Self {
+        let tapes = (0..samples.rows()).into_par_iter().map(|n| {
+            let mut tape = network.tape();
+            network.forward(samples.row(n), &mut tape);
+            tape
+        });
+        Self(tapes.collect())
+    }
+}
+
 /// (JᵀWJ/N + Q)·v without the matrix: forward and reverse differentiation of every sample.
 pub fn curvature_times(
     network: &Network,
     samples: &Samples,
+    tapes: &mut Tapes,
     penalty: &PenaltyCurvature<'_>,
     v: &[f64],
 ) -> Vec<f64> {
@@ -708,36 +749,33 @@ pub fn curvature_times(
     let with_base = network.base != Base::Zero;
     let (offsets, n) = network.offsets();
     let scale = 1.0 / samples.rows() as f64;
-    let parts: Vec<Vec<f64>> = chunks(samples.rows())
-        .into_par_iter()
-        .map(|rows| {
-            let mut tape = network.tape();
+    let size = samples.rows().div_ceil(CHUNKS).max(1);
+    let parts: Vec<Vec<f64>> = tapes
+        .0
+        .par_chunks_mut(size)
+        .map(|tapes| {
             let mut tangent: Vec<Vec<f64>> =
                 network.width().iter().map(|&n| vec![0.0; n]).collect();
             let mut product = vec![0.0; n];
             let mut p = vec![0.0; samples.outputs];
-            let mut list = Vec::new();
-            for row in rows {
-                network.forward(samples.row(row), &mut tape);
+            for tape in tapes {
                 for (l, layer) in network.layers.iter().enumerate() {
                     let (before, after) = tangent.split_at_mut(l + 1);
                     after[0].fill(0.0);
                     for (i, node) in tape.nodes[l].iter().enumerate() {
-                        for (j, edge) in layer.edges_from(i) {
-                            let offset = offsets[l][i * layer.outputs + j].unwrap_or_default();
-                            let at = offset + node.local.first;
-                            let mut sum: f64 = v[at..at + order]
-                                .iter()
-                                .zip(&node.local.value)
-                                .map(|(v, b)| v * b)
-                                .sum();
+                        let base_at = layer.grids[i].functions();
+                        let row = &offsets[l][i * layer.outputs..(i + 1) * layer.outputs];
+                        for (j, (&offset, sum)) in row.iter().zip(&mut after[0]).enumerate() {
+                            let Some(offset) = offset else { continue };
+                            let coef = &v[offset + node.local.first..][..order];
+                            *sum += dot(coef, &node.local.value[..order]);
                             if with_base {
-                                sum += v[offset + layer.grids[i].functions()] * node.base;
+                                *sum += v[offset + base_at] * node.base;
                             }
                             if l > 0 {
-                                sum += before[l][i] * edge.slope(node, order);
+                                let slope = layer.edge(i, j).map_or(0.0, |e| e.slope(node, order));
+                                *sum += before[l][i] * slope;
                             }
-                            after[0][j] += sum;
                         }
                     }
                 }
@@ -748,13 +786,13 @@ pub fn curvature_times(
                     if let ([p], [jv]) = (&p[..], &mut jv[..]) {
                         *jv *= p * (1.0 - p);
                     } else {
-                        let mean: f64 = jv.iter().zip(&p).map(|(t, p)| t * p).sum();
+                        let mean = dot(jv, &p);
                         for (t, p) in jv.iter_mut().zip(&p) {
                             *t = p * (*t - mean);
                         }
                     }
                 }
-                add_gradient(network, &mut tape, &offsets, jv, &mut list, &mut product);
+                add_gradient(network, tape, &offsets, jv, &mut product);
             }
             product
         })

@@ -26,6 +26,8 @@ const FOLDS: usize = 5;
 const HOLDOUT: usize = 5;
 /// No more rows than this take part in the selection.
 const ENOUGH_ROWS: usize = 3000;
+/// No more steps than these for a grid.
+const STEPS: usize = 50;
 /// A loss that stands for an error of 1e-5 standard deviations: no sensor is better.
 const NEGLIGIBLE: f64 = 0.5e-10;
 /// A grid takes part in the selection if a step on it costs at most so many multiply-adds.
@@ -50,20 +52,27 @@ pub struct Tried {
     pub loss: f64,
 }
 
+impl Tried {
+    fn penalty(&self) -> Penalty {
+        Penalty { roughness: self.roughness, slope: self.slope, lamb: 0.0 }
+    }
+}
+
 /// What the final training does.
 pub struct Choice {
     /// Shape, grids and penalty.
     pub recipe: Recipe,
-    /// The network to go on from: the winner as it was after its first grid.
+    /// The network to go on from: the winner as the selection trained it, on its first grid.
     pub start: Option<Network>,
     /// The candidates, best first.
     pub tried: Vec<Tried>,
 }
 
-/// A candidate with its network after the first grid.
+/// A candidate, the network to go on from, and the grids it still has to go through.
 struct Candidate {
     tried: Tried,
     start: Network,
+    grids: Vec<usize>,
 }
 
 /// Chooses what the settings leave open.
@@ -85,59 +94,96 @@ pub fn choose(
         return Choice { recipe, start: None, tried: Vec::new() };
     }
     let folds = folds(samples, settings.seed);
+    let frame = &Frame { steps: frame.steps.min(STEPS), ..frame.clone() };
     let grids = settings.grid.clone().unwrap_or_else(|| GRIDS.to_vec());
     let quick = fixed_penalty(settings.roughness.unwrap_or(if classes { 1e-2 } else { 1e-6 }));
-
     let shapes = match &settings.width {
         Some(width) => vec![width.clone()],
         None => shapes(frame, samples),
     };
-    let first: Vec<Recipe> = shapes
+    let few = if shapes.len() > 1 { &grids[..grids.len().min(2)] } else { &grids };
+    let first: Vec<Task<'_>> = shapes
         .iter()
-        .map(|width| Recipe {
-            width: width.clone(),
-            grids: if shapes.len() > 1 { grids[..grids.len().min(3)].to_vec() } else { grids.clone() },
-            penalty: quick,
-        })
+        .map(|width| Task { width, grids: few, penalties: vec![quick], along: Along::Grids })
         .collect();
-    let total = first.len() + 2 * penalties(classes, settings).len();
-    let mut candidates = evaluate(frame, &folds, &first, 0, total, watch);
+    let penalties = penalties(classes, settings);
+    let of = first.len() + 2 * if classes { penalties.len() } else { penalties.concat().len() };
+    let mut candidates = evaluate(frame, &folds, &first, 0, of, watch);
     sort(&mut candidates);
 
-    let mut best_shapes: Vec<Vec<usize>> = Vec::new();
+    let mut best_shapes: Vec<(Vec<usize>, usize)> = Vec::new();
     for Candidate { tried, .. } in &candidates {
-        if best_shapes.len() < 2 && !best_shapes.contains(&tried.width) {
-            best_shapes.push(tried.width.clone());
+        if best_shapes.len() < 2 {
+            best_shapes.push((tried.width.clone(), tried.grid));
         }
     }
-    let second: Vec<Recipe> = best_shapes
+    let second: Vec<Task<'_>> = best_shapes
         .iter()
-        .flat_map(|width| {
-            penalties(classes, settings).into_iter().map(|penalty| Recipe {
-                width: width.clone(),
-                grids: grids.clone(),
-                penalty,
+        .flat_map(|(width, grid)| {
+            let up_to = &grids[..=grids.iter().position(|g| g == grid).unwrap_or(0)];
+            let grids = &grids;
+            penalties.iter().flat_map(move |row| {
+                if classes {
+                    // Convex or nearly so: one penalty's network is a good start for the next.
+                    let penalties = row.clone();
+                    vec![Task { width, grids: up_to, penalties, along: Along::Penalties }]
+                } else {
+                    row.iter()
+                        .map(|&p| Task { width, grids, penalties: vec![p], along: Along::Grids })
+                        .collect()
+                }
             })
         })
         .collect();
-    candidates.extend(evaluate(frame, &folds, &second, first.len(), total, watch));
+    candidates.extend(evaluate(frame, &folds, &second, first.len(), of, watch));
     sort(&mut candidates);
 
     let winner = &candidates[0].tried;
+    let penalty = if classes { plateau(&candidates) } else { winner.penalty() };
     // A mean loss over more rows bears less penalty: as much for each row as in the folds.
     let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
     let recipe = Recipe {
         width: winner.width.clone(),
-        grids: grids.iter().copied().filter(|&g| g <= winner.grid).collect(),
+        grids: candidates[0].grids.clone(),
         penalty: Penalty {
-            roughness: share * winner.roughness,
-            slope: share * winner.slope,
+            roughness: share * penalty.roughness,
+            slope: share * penalty.slope,
             lamb: 0.0,
         },
     };
     let start = Some(candidates[0].start.clone());
     let tried = candidates.into_iter().map(|candidate| candidate.tried).collect();
     Choice { recipe, start, tried }
+}
+
+/// The middle of the penalties that are as good as the best for its shape and grid: held-out loss
+/// is flat and noisy there, and its lowest point is chance.
+fn plateau(candidates: &[Candidate]) -> Penalty {
+    let best = &candidates[0].tried;
+    let good: Vec<&Tried> = candidates
+        .iter()
+        .map(|candidate| &candidate.tried)
+        .filter(|t| t.width == best.width && t.grid == best.grid && t.loss <= 1.05 * best.loss)
+        .collect();
+    let mean = |part: fn(&Tried) -> f64| {
+        (good.iter().map(|t| part(t).ln()).sum::<f64>() / good.len() as f64).exp()
+    };
+    Penalty { roughness: mean(|t| t.roughness), slope: mean(|t| t.slope), lamb: 0.0 }
+}
+
+/// What one thread does: a shape, trained on finer and finer grids with one penalty, or with one
+/// penalty after the other on the last grid.
+struct Task<'a> {
+    width: &'a [usize],
+    grids: &'a [usize],
+    penalties: Vec<Penalty>,
+    along: Along,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Along {
+    Grids,
+    Penalties,
 }
 
 /// Best first. Twice the parameters must pay by 7 % less loss, and an error below
@@ -148,24 +194,17 @@ fn sort(candidates: &mut [Candidate]) {
     candidates.sort_by(|a, b| price(a).total_cmp(&price(b)));
 }
 
-/// The penalties that compete.
-fn penalties(classes: bool, settings: &Settings) -> Vec<Penalty> {
+/// The penalties that compete, in rows of one roughness, strongest first.
+fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
     let penalty = |roughness, slope| Penalty { roughness, slope, lamb: 0.0 };
-    let all = if classes {
-        let strengths = [3e-4, 1e-4, 3e-5, 1e-5];
-        [1e-3, 1e-1].iter().flat_map(|&r| strengths.map(|s| penalty(r, s))).collect()
-    } else {
-        [0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4].map(|r| penalty(r, 0.0)).to_vec()
-    };
-    match settings.roughness {
-        Some(roughness) => {
-            let mut all: Vec<Penalty> =
-                all.into_iter().map(|p| Penalty { roughness, ..p }).collect();
-            all.dedup();
-            all
-        }
-        None => all,
+    if classes {
+        let roughness = settings.roughness.map_or(vec![1e-1, 1e-3], |r| vec![r]);
+        let row = |r: f64| [3e-4, 1e-4, 3e-5, 1e-5].map(|s| penalty(r, s)).to_vec();
+        return roughness.into_iter().map(row).collect();
     }
+    let all = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 0.0];
+    let roughness = settings.roughness.map_or(all.to_vec(), |r| vec![r]);
+    vec![roughness.into_iter().map(|r| penalty(r, 0.0)).collect()]
 }
 
 /// Shapes from additive to two hidden layers, as large as the rows can carry.
@@ -176,17 +215,21 @@ fn shapes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
     for hidden in [1, 2, 3, 5, 8] {
         shapes.push(vec![n_in, hidden, n_out]);
     }
-    for hidden in [2, 4, 6] {
-        shapes.push(vec![n_in, hidden, 2.max(n_out), n_out]);
+    if let Target::Values(_) = samples.target {
+        for hidden in [2, 4, 6] {
+            shapes.push(vec![n_in, hidden, 2.max(n_out), n_out]);
+        }
     }
-    // Eight parameters an edge, at least three samples a parameter; the additive shape and a small
-    // one always.
-    let room = samples.rows() * n_out / 3;
-    let cost = |width: &[usize]| {
-        8 * width.windows(2).enumerate().map(|(l, w)| if l == 0 { used * w[1] } else { w[0] * w[1] }).sum::<usize>()
-    };
-    let small = shapes[1].clone();
-    shapes.retain(|width| width.len() == 2 || *width == small || cost(width) <= room);
+    // Eight parameters an edge and at least three samples a parameter, and steps that are quick;
+    // the additive shape always.
+    let rows = (samples.rows().min(ENOUGH_ROWS) * n_out) as f64;
+    shapes.retain(|width| {
+        let edges = used * width[1] + width[1..].windows(2).map(|w| w[0] * w[1]).sum::<usize>();
+        let (parameters, active) = (8.0 * edges as f64, 5.0 * edges as f64);
+        let cost = 0.5 * rows * active * active;
+        let small = parameters <= rows / 3.0 || width[1] == 1;
+        width.len() == 2 || (small && cost <= AFFORDABLE)
+    });
     shapes
 }
 
@@ -216,11 +259,11 @@ fn folds(samples: &Samples, seed: u64) -> Vec<(Samples, Samples)> {
     }
 }
 
-/// Trains every recipe on every fold; in parallel, with results in the order of the recipes.
+/// Does all tasks on all folds; in parallel, with results in the order of the tasks.
 fn evaluate(
     frame: &Frame,
     folds: &[(Samples, Samples)],
-    recipes: &[Recipe],
+    tasks: &[Task<'_>],
     before: usize,
     of: usize,
     watch: &mut dyn FnMut(Event<'_>),
@@ -229,57 +272,100 @@ fn evaluate(
     let done = AtomicUsize::new(before);
     std::thread::scope(|scope| {
         let work = scope.spawn(|| {
-            recipes
+            tasks
                 .par_iter()
-                .map_with(sender, |sender, recipe| {
-                    let tried = held_out(frame, folds, recipe);
+                .map_with(sender, |sender, task| {
+                    let candidates = match task.along {
+                        Along::Grids => vec![along_grids(frame, folds, task)],
+                        Along::Penalties => along_penalties(frame, folds, task),
+                    };
                     // Nobody listens any more only if the caller is gone.
-                    let _ = sender.send(done.fetch_add(1, Ordering::Relaxed) + 1);
-                    tried
+                    let finished = done.fetch_add(candidates.len(), Ordering::Relaxed);
+                    let _ = sender.send(finished + candidates.len());
+                    candidates
                 })
-                .collect()
+                .collect::<Vec<_>>()
         });
         for done in receiver {
             watch(Event::Candidate { done, of });
         }
-        work.join().expect("no candidate panics")
+        work.join().expect("no candidate panics").into_iter().flatten().collect()
     })
 }
 
-/// Trains one recipe on every fold, grid after grid, while the held-out loss falls.
-fn held_out(frame: &Frame, folds: &[(Samples, Samples)], recipe: &Recipe) -> Candidate {
-    let mut networks: Vec<_> = folds.iter().map(|(train, _)| frame.start(train, recipe)).collect();
-    let mut best: Option<Tried> = None;
-    let mut start = networks[0].clone();
-    for &intervals in &recipe.grids {
-        if best.is_some() && step_cost(&networks[0], &folds[0].0, intervals) > AFFORDABLE {
-            break;
-        }
-        let mut loss = 0.0;
-        for (network, (train, held)) in networks.iter_mut().zip(folds) {
-            frame.stage(network, train, intervals, &recipe.penalty, &mut |_, _| {});
-            loss += objective::loss(network, held) / folds.len() as f64;
-        }
-        if best.is_none() {
-            start = networks[0].clone();
-        }
-        let tried = Tried {
-            width: recipe.width.clone(),
-            grid: intervals,
-            roughness: recipe.penalty.roughness,
-            slope: recipe.penalty.slope,
-            parameters: networks[0].parameters(),
-            loss,
-        };
-        match &best {
-            Some(best) if loss > best.loss * (1.0 - WORTHWHILE) => break,
-            _ => best = Some(tried),
-        }
-        if loss < NEGLIGIBLE {
-            break;
-        }
+fn starts(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Vec<Network> {
+    let recipe = Recipe {
+        width: task.width.to_vec(),
+        grids: task.grids.to_vec(),
+        penalty: task.penalties[0],
+    };
+    folds.par_iter().map(|(train, _)| frame.start(train, &recipe)).collect()
+}
+
+/// Trains the network of every fold, and gives the mean loss on the held-out rows.
+fn train_and_measure(
+    frame: &Frame,
+    folds: &[(Samples, Samples)],
+    networks: &mut [Network],
+    intervals: usize,
+    penalty: &Penalty,
+) -> Tried {
+    let losses: Vec<f64> = networks
+        .par_iter_mut()
+        .zip(folds)
+        .map(|(network, (train, held))| {
+            frame.stage(network, train, intervals, penalty, &mut |_, _| {});
+            objective::loss(network, held)
+        })
+        .collect();
+    Tried {
+        width: networks[0].width(),
+        grid: intervals,
+        roughness: penalty.roughness,
+        slope: penalty.slope,
+        parameters: networks[0].parameters(),
+        loss: losses.iter().sum::<f64>() / losses.len() as f64,
     }
-    Candidate { tried: best.expect("a recipe has grids"), start }
+}
+
+/// Refines the grid while the held-out loss falls.
+fn along_grids(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Candidate {
+    let mut networks = starts(frame, folds, task);
+    let penalty = &task.penalties[0];
+    let mut best = train_and_measure(frame, folds, &mut networks, task.grids[0], penalty);
+    let start = networks[0].clone();
+    for &intervals in &task.grids[1..] {
+        if best.loss < NEGLIGIBLE || step_cost(&networks[0], &folds[0].0, intervals) > AFFORDABLE {
+            break;
+        }
+        let finer = train_and_measure(frame, folds, &mut networks, intervals, penalty);
+        if finer.loss > best.loss * (1.0 - WORTHWHILE) {
+            break;
+        }
+        best = finer;
+    }
+    let grids = task.grids.iter().copied().filter(|&g| g <= best.grid).collect();
+    Candidate { tried: best, start, grids }
+}
+
+/// Weakens the penalty step by step, on the last grid.
+fn along_penalties(
+    frame: &Frame,
+    folds: &[(Samples, Samples)],
+    task: &Task<'_>,
+) -> Vec<Candidate> {
+    let mut networks = starts(frame, folds, task);
+    let (last, earlier) = task.grids.split_last().expect("a task has grids");
+    for &intervals in earlier {
+        train_and_measure(frame, folds, &mut networks, intervals, &task.penalties[0]);
+    }
+    let penalties = task.penalties.iter();
+    penalties
+        .map(|penalty| {
+            let tried = train_and_measure(frame, folds, &mut networks, *last, penalty);
+            Candidate { tried, start: networks[0].clone(), grids: vec![*last] }
+        })
+        .collect()
 }
 
 /// Multiply-adds of a step once the grids have `intervals`.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Dataset, Target, Task};
@@ -236,6 +237,30 @@ impl Frame {
         best.map(|(_, network)| network).expect("there is at least one start")
     }
 
+    /// The start that ends lowest on (2.20) after training with the sparsity penalty, pruning and
+    /// training without it: which edges survive depends on the start, and the penalised objective
+    /// tells the better structure.
+    fn sparse_start(&self, samples: &Samples, recipe: &Recipe, lamb: f64, prune: bool) -> Network {
+        let penalty = Penalty { lamb, ..recipe.penalty };
+        let first = recipe.grids[0];
+        let candidates: Vec<(f64, Network)> = (0..2 * STARTS)
+            .into_par_iter()
+            .map(|start| {
+                let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
+                let mut network = self.random(samples, &recipe.width, first, seed);
+                let mut loss = self.stage(&mut network, samples, first, &penalty, &mut |_, _| {});
+                if prune {
+                    prune::edges(&mut network, samples, prune::THRESHOLD);
+                    loss =
+                        self.stage(&mut network, samples, first, &recipe.penalty, &mut |_, _| {});
+                }
+                (loss + lamb * objective::sparsity(&network, samples), network)
+            })
+            .collect();
+        let best = candidates.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
+        best.map(|(_, network)| network).expect("there is at least one start")
+    }
+
     /// One stage: brings the grids to `intervals` and trains.
     pub fn stage(
         &self,
@@ -277,25 +302,18 @@ pub fn train(
     let Choice { recipe, start, tried } = selection::choose(&frame, &samples, settings, watch);
 
     let mut clock = Instant::now();
-    let mut network = start.unwrap_or_else(|| frame.start(&samples, &recipe));
-    let (width_before, edges_before) = (network.width(), network.edges());
+    let mut network = match (start, settings.lamb) {
+        (Some(network), _) => network,
+        (None, Some(lamb)) => frame.sparse_start(&samples, &recipe, lamb, !settings.no_prune),
+        (None, None) => frame.start(&samples, &recipe),
+    };
+    let width_before = recipe.width.clone();
+    let edges_before = full_edges(&width_before, &frame.constant);
     let mut stages = Vec::new();
     for (at, &intervals) in recipe.grids.iter().enumerate() {
-        let mut run = |network: &mut Network, penalty: &Penalty| {
-            frame.stage(network, &samples, intervals, penalty, &mut |step, loss| {
-                watch(Event::Step { grid: intervals, step, of: frame.steps, loss });
-            })
-        };
-        if let (0, Some(lamb)) = (at, settings.lamb) {
-            run(&mut network, &Penalty { lamb, ..recipe.penalty });
-            if !settings.no_prune {
-                let removed = prune::edges(&mut network, &samples, prune::THRESHOLD);
-                run(&mut network, &recipe.penalty);
-                watch(Event::Pruned(removed));
-            }
-        } else {
-            run(&mut network, &recipe.penalty);
-        }
+        frame.stage(&mut network, &samples, intervals, &recipe.penalty, &mut |step, loss| {
+            watch(Event::Step { grid: intervals, step, of: frame.steps, loss });
+        });
         if at + 1 == recipe.grids.len() && !settings.no_prune {
             let removed = simplify(&mut network, &frame, &samples, intervals, &recipe.penalty);
             watch(Event::Pruned(removed));
@@ -318,6 +336,12 @@ pub fn train(
     }
     let penalty = recipe.penalty;
     Ok(Trained { predictor, stages, tried, penalty, width_before, edges_before })
+}
+
+/// The edges of a network before anything is pruned.
+fn full_edges(width: &[usize], constant: &[bool]) -> usize {
+    let useless = constant.iter().filter(|constant| **constant).count();
+    width.windows(2).map(|pair| pair[0] * pair[1]).sum::<usize>() - useless * width[1]
 }
 
 /// Prunes as much as the loss does not notice: from the paper's threshold down, the edges below it
