@@ -54,10 +54,13 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         Some(out) => artifact::write_atomic(out, &compiled.bytes)?,
         None => {
             run.checkpoint.training.tables = tables;
-            let metrics = run.metrics().map(|mut metrics| {
-                metrics.blob = blob.clone();
-                metrics
-            });
+            let metrics = match run.metrics() {
+                Some(mut metrics) => {
+                    metrics.insert("blob".into(), serde_json::to_value(&blob)?);
+                    Some(metrics)
+                }
+                None => None,
+            };
             match metrics {
                 Some(metrics) => run.save(&compiled, &metrics)?,
                 None => {

@@ -53,8 +53,8 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
     let settings = Settings {
         // Wider than it has to be: the sparsity penalty and pruning find that one node is enough.
         width: Some(vec![2, 5, 1]),
-        grid: Some(vec![3, 6, 12, 24, 48]),
-        lamb: Some(1e-3),
+        grid: Some(vec![6, 12, 24, 48, 96]),
+        lamb: Some(1e-4),
         seed,
         ..Settings::default()
     };

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use kan_core::blob::VERSION;
 use kan_core::ram_bytes;
 use serde::Serialize;
 
@@ -59,7 +58,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     let evaluator = &loaded.evaluator;
     let model = evaluator.model();
     let description = Description {
-        format_version: VERSION,
+        format_version: model.format_version(),
         name: name(&model),
         inputs: model.inputs(),
         outputs: model.outputs(),

@@ -235,7 +235,7 @@ fn change(
     let clock = Instant::now();
     let split = run.split(data)?;
     let before = describe(&run, &split);
-    let old = run.metrics();
+    let past = run.past();
     let predictor = &run.checkpoint.predictor;
     let samples = predictor::samples(&split.train, &predictor.inputs, &predictor.outputs);
     let mut network = predictor.network.clone();
@@ -290,12 +290,12 @@ fn change(
         lamb: 0.0,
         seconds: stage.seconds,
     };
-    if let Some(old) = old {
-        history.width_before = old.width_before;
-        history.edges_before = old.edges_before;
-        history.stages = old.stages;
-        history.tried = old.tried;
-        history.lamb = old.penalty.lamb;
+    if let Some(past) = past {
+        history.width_before = past.width_before;
+        history.edges_before = past.edges_before;
+        history.stages = past.stages;
+        history.tried = past.tried;
+        history.lamb = past.penalty.lamb;
     }
     history.stages.push(stage);
     let metrics = Metrics::of(&run.checkpoint, &split, blob, history);

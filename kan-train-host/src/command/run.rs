@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 use super::console::{Console, figures, in_words, shape};
 use super::{Failure, one_line};
 
-/// `network.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `network.json`. It is read in its two parts: serde reads no numbers through `flatten` where a
+/// dependency switches on the arbitrary precision of serde_json.
+#[derive(Clone, Debug, Serialize)]
 pub struct Checkpoint {
     #[serde(flatten)]
     pub predictor: Predictor,
@@ -149,6 +150,10 @@ impl Run {
         struct Version {
             format: u32,
         }
+        #[derive(Deserialize)]
+        struct Trained {
+            training: Training,
+        }
         let Version { format } = artifact::read_json(&file)?;
         let fault = |reason| Err(Failure::new(format!("{}: {reason}", file.display())));
         if format != FORMAT {
@@ -156,7 +161,12 @@ impl Run {
                 "of format {format}, but this kan reads format {FORMAT}"
             ));
         }
-        let checkpoint: Checkpoint = artifact::read_json(&file)?;
+        let predictor = artifact::read_json(&file)?;
+        let Trained { training } = artifact::read_json(&file)?;
+        let checkpoint = Checkpoint {
+            predictor,
+            training,
+        };
         if let Some(reason) = contradiction(&checkpoint.predictor) {
             return fault(format!("damaged: {reason}"));
         }
@@ -220,8 +230,13 @@ impl Run {
         (frame, penalty)
     }
 
-    /// What `train` measured, if it came to an end.
-    pub fn metrics(&self) -> Option<Metrics> {
+    /// How the network came about, if its training came to an end.
+    pub fn past(&self) -> Option<Past> {
+        artifact::read_json(&self.path.join(METRICS)).ok()
+    }
+
+    /// All that was measured then.
+    pub fn metrics(&self) -> Option<serde_json::Map<String, serde_json::Value>> {
         artifact::read_json(&self.path.join(METRICS)).ok()
     }
 
@@ -262,7 +277,7 @@ pub fn model_name(training: &Training) -> String {
 }
 
 /// `metrics.json`, and what `train --json` prints.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Metrics {
     pub task: Task,
     /// Input columns, in the order of the model's inputs.
@@ -292,8 +307,18 @@ pub struct Metrics {
     pub tried: Vec<Tried>,
 }
 
+/// The part of [`Metrics`] that a change of the network does not change.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Past {
+    pub width_before: Vec<usize>,
+    pub edges_before: usize,
+    pub penalty: Penalties,
+    pub stages: Vec<Stage>,
+    pub tried: Vec<Tried>,
+}
+
 /// The optimiser that was used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Optimizer {
     /// Levenberg–Marquardt, its steps by Cholesky factorisation.
     #[serde(rename = "lm, factorised")]
@@ -329,7 +354,7 @@ pub struct Penalties {
 }
 
 /// A blob and how good it is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Blob {
     /// Where it is, unless it was not kept.
     pub path: Option<PathBuf>,
