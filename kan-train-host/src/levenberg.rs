@@ -35,6 +35,8 @@ pub struct Outcome {
 /// A roughness penalty in units of the loss itself, on top of what is asked for: bending by one unit
 /// is worth this part of the loss, however small that is.
 const RELATIVE_ROUGHNESS: f64 = 1e-5;
+/// So many steps in a row without a new best end the run.
+const PATIENCE: usize = 8;
 const LEAST_DAMPING: f64 = 1e-14;
 /// Above this many multiply-adds for one matrix and its factor, conjugate gradients take over.
 const LARGEST_FACTOR: f64 = 3e9;
@@ -51,18 +53,30 @@ pub fn train(
     let mut damping = options.damping;
     grid::follow(network, samples);
     let mut loss = objective::loss(network, samples);
+    let mut best: Option<(f64, Network, Outcome)> = None;
     let mut done = 0;
     let mut flat = 0;
-    while done < options.steps && flat < 4 {
+    let mut since_best = 0;
+    loop {
         // Where no sample is, nothing but this keeps an edge from running wild.
         let relative = RELATIVE_ROUGHNESS * loss;
         let penalty = Penalty { roughness: penalty.roughness + relative, ..*penalty };
         let form = PenaltyForm::at(network, samples, &penalty);
         let start = network.to_vector();
+        let before = loss + form.value(&start);
+        // Grids and magnitudes move between steps, and the penalty with them: a step that lowered
+        // the objective as it was may have raised it.
+        if best.as_ref().is_none_or(|(least, ..)| before < *least) {
+            best = Some((before, network.clone(), Outcome { loss, steps: done }));
+            since_best = 0;
+        } else {
+            since_best += 1;
+        }
+        if done >= options.steps || flat >= 4 || since_best >= PATIENCE {
+            break;
+        }
         let model = Model::at(network, samples, &form, &start);
-        let before = model.expansion.loss + form.value(&start);
-        let Some((after, ratio)) =
-            model.descend(network, samples, &start, before, &mut damping)
+        let Some((after, ratio)) = model.descend(network, samples, &start, before, &mut damping)
         else {
             break;
         };
@@ -73,7 +87,9 @@ pub fn train(
         flat = if before - after < options.tolerance * before { flat + 1 } else { 0 };
         watch(done, loss);
     }
-    Outcome { loss, steps: done }
+    let (_, found, outcome) = best.expect("the start is a candidate");
+    *network = found;
+    outcome
 }
 
 /// The quadratic model of the objective at one network.

@@ -198,7 +198,7 @@ fn sort(candidates: &mut [Candidate]) {
 fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
     let penalty = |roughness, slope| Penalty { roughness, slope, lamb: 0.0 };
     if classes {
-        let roughness = settings.roughness.map_or(vec![1e-1, 1e-3], |r| vec![r]);
+        let roughness = settings.roughness.map_or(vec![1e-3, 1e-5, 1e-6], |r| vec![r]);
         let row = |r: f64| [3e-4, 1e-4, 3e-5, 1e-5].map(|s| penalty(r, s)).to_vec();
         return roughness.into_iter().map(row).collect();
     }
