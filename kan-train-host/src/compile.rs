@@ -88,7 +88,7 @@ pub struct Options {
     /// The kind.
     pub tables: Tables,
     /// How much the edges into a node may err together, as a part of what its sum covers or of the
-    /// output's scale; `None` for a twentieth of the network's own error, within what suits the kind.
+    /// output's scale; `None` for a fiftieth of the network's own error, within what suits the kind.
     pub tolerance: Option<f64>,
     /// The blob may not be longer.
     pub max_bytes: Option<usize>,
@@ -150,16 +150,22 @@ pub fn compile(
 ) -> Result<Compiled, CompileError> {
     let mut tolerance = options
         .tolerance
-        .unwrap_or((predictor.error / 20.0).clamp(options.tables.least_tolerance(), 0.05));
+        .unwrap_or((predictor.error / 50.0).clamp(options.tables.least_tolerance(), 0.05));
     let mut compiled = compile_within(predictor, name, options.tables, tolerance)?;
-    let Some(limit) = options.max_bytes else { return Ok(compiled) };
+    let Some(limit) = options.max_bytes else {
+        return Ok(compiled);
+    };
     while compiled.bytes.len() > limit {
         tolerance *= 2.0;
         let next = compile_within(predictor, name, options.tables, tolerance)?;
         let coarsest = next.intervals.iter().flatten().all(|&n| n <= 1);
         if next.bytes.len() > limit && (coarsest || tolerance > 1e6) {
             let (tables, least) = (options.tables, next.bytes.len());
-            return Err(CompileError::TooLarge { limit, tables, least });
+            return Err(CompileError::TooLarge {
+                limit,
+                tables,
+                least,
+            });
         }
         compiled = next;
     }
@@ -229,7 +235,10 @@ fn compile_within(
         tables,
         bits: 32,
         error_bound: error,
-        intervals: compiled.iter().map(|table| table.intervals.clone()).collect(),
+        intervals: compiled
+            .iter()
+            .map(|table| table.intervals.clone())
+            .collect(),
     })
 }
 
@@ -278,7 +287,11 @@ impl<'a> Functions<'a> {
         let mut layers: Vec<Self> = Vec::with_capacity(last + 1);
         for (l, layer) in network.layers.iter().enumerate() {
             let to_network: Vec<(f64, f64)> = match l {
-                0 => predictor.inputs.iter().map(|range| range.to_unit()).collect(),
+                0 => predictor
+                    .inputs
+                    .iter()
+                    .map(|range| range.to_unit())
+                    .collect(),
                 _ => vec![(1.0, 0.0); layer.inputs()],
             };
             let scale = (0..layer.outputs)
@@ -294,12 +307,26 @@ impl<'a> Functions<'a> {
                 .zip(&to_network)
                 .zip(&reach)
                 .map(|((grid, (a, b)), &reach)| match tables {
-                    Tables::Step => Domain { lo: reach.0, hi: reach.1, reach },
-                    _ => Domain { lo: (grid.lo() - b) / a, hi: (grid.hi() - b) / a, reach },
+                    Tables::Step => Domain {
+                        lo: reach.0,
+                        hi: reach.1,
+                        reach,
+                    },
+                    _ => Domain {
+                        lo: (grid.lo() - b) / a,
+                        hi: (grid.hi() - b) / a,
+                        reach,
+                    },
                 })
                 .collect();
-            let mut functions =
-                Self { layer, base: network.base, to_network, scale, domain, extent: Vec::new() };
+            let mut functions = Self {
+                layer,
+                base: network.base,
+                to_network,
+                scale,
+                domain,
+                extent: Vec::new(),
+            };
             functions.extent = functions.extents();
             reach = functions.reach();
             layers.push(functions);
@@ -332,8 +359,11 @@ impl<'a> Functions<'a> {
         let grid = &self.layer.grids[i];
         let z = a * x + b;
         let (first, basis) = grid.curvature(z);
-        let mut curvature: f64 =
-            edge.coef[first..=first + grid.degree()].iter().zip(&basis).map(|(c, d)| c * d).sum();
+        let mut curvature: f64 = edge.coef[first..=first + grid.degree()]
+            .iter()
+            .zip(&basis)
+            .map(|(c, d)| c * d)
+            .sum();
         if with_base {
             curvature += edge.scale_base * self.base.curvature_at(grid, z);
         }
@@ -346,8 +376,10 @@ impl<'a> Functions<'a> {
         let (a, b) = self.to_network[i];
         let Domain { lo, hi, .. } = self.domain[i];
         let own = self.layer.grids[i].breaks().iter().map(|z| (z - b) / a);
-        let mut breaks: Vec<f64> =
-            own.chain(table.iter().copied()).filter(|x| (lo..=hi).contains(x)).collect();
+        let mut breaks: Vec<f64> = own
+            .chain(table.iter().copied())
+            .filter(|x| (lo..=hi).contains(x))
+            .collect();
         breaks.extend([lo, hi]);
         breaks.sort_by(f64::total_cmp);
         breaks.dedup();
@@ -368,8 +400,11 @@ impl<'a> Functions<'a> {
             let (low, high) = self.domain[i].reach;
             let points = self.points(i, &[]);
             for (j, edge) in self.layer.edges_from(i) {
-                let mut extent =
-                    Extent { low: f64::INFINITY, high: f64::NEG_INFINITY, slope: 0.0 };
+                let mut extent = Extent {
+                    low: f64::INFINITY,
+                    high: f64::NEG_INFINITY,
+                    slope: 0.0,
+                };
                 let mut bend = 0.0_f64;
                 for &x in points.iter().chain(&[low, high]) {
                     let (value, slope) = self.edge(i, j, edge, x, true);
@@ -410,43 +445,66 @@ impl<'a> Functions<'a> {
             bias: self.scale.iter().map(|&(_, bias)| bias as f32).collect(),
             ..Table::default()
         };
-        let mut bound: Vec<f64> =
-            self.scale.iter().map(|&(_, bias)| ROUNDING * bias.abs()).collect();
+        let mut bound: Vec<f64> = self
+            .scale
+            .iter()
+            .map(|&(_, bias)| ROUNDING * bias.abs())
+            .collect();
         for i in 0..self.layer.inputs() {
             let edges: Vec<(usize, &Edge)> = self.layer.edges_from(i).collect();
             if edges.is_empty() {
                 // An input that nothing reads; its record still has to be valid.
-                let node = Node { lo: 0.0, inv_step: 1.0, margin: 0.0, intervals: 1, edges: 0 };
+                let node = Node {
+                    lo: 0.0,
+                    inv_step: 1.0,
+                    margin: 0.0,
+                    intervals: 1,
+                    edges: 0,
+                };
                 table.nodes.push(node.pack());
                 table.intervals.push(0);
                 continue;
             }
             let fitted = self.fit_node(i, &edges, tables, allowance);
             table.intervals.push(fitted.grid.intervals);
-            table.nodes.push(fitted.grid.record(self.domain[i].reach, edges.len()).pack());
+            table
+                .nodes
+                .push(fitted.grid.record(self.domain[i].reach, edges.len()).pack());
             for row in 0..fitted.coefficients[0].len() {
-                table.coefficients.extend(fitted.coefficients.iter().map(|c| c[row]));
+                table
+                    .coefficients
+                    .extend(fitted.coefficients.iter().map(|c| c[row]));
             }
             if !with_base {
                 table.base.extend(
-                    edges.iter().map(|(j, edge)| (self.scale[*j].0 * edge.scale_base) as f32),
+                    edges
+                        .iter()
+                        .map(|(j, edge)| (self.scale[*j].0 * edge.scale_base) as f32),
                 );
             }
             for (k, &(j, edge)) in edges.iter().enumerate() {
                 table.targets.push(j as u16);
                 let extent = self.extent[i * outputs + j].expect("the edge is there");
-                let largest = fitted.coefficients[k].iter().map(|c| c.abs()).fold(0.0, f32::max);
+                let largest = fitted.coefficients[k]
+                    .iter()
+                    .map(|c| c.abs())
+                    .fold(0.0, f32::max);
                 let mut terms = WEIGHT_ROUNDINGS * f64::from(largest);
                 if !with_base {
-                    let Domain { lo, hi, reach: (low, high) } = self.domain[i];
+                    let Domain {
+                        lo,
+                        hi,
+                        reach: (low, high),
+                    } = self.domain[i];
                     let beyond = (lo - low).max(high - hi) / (hi - lo);
                     terms += 8.0 * (self.scale[j].0 * edge.scale_base).abs() * (1.0 + 2.0 * beyond);
                 }
-                let Domain { reach: (low, high), .. } = self.domain[i];
+                let Domain {
+                    reach: (low, high), ..
+                } = self.domain[i];
                 let position = 3.0 * ROUNDING * (high - low + low.abs().max(high.abs()));
-                bound[j] += fitted.error[k]
-                    + extent.slope * (error[i] + position)
-                    + ROUNDING * terms;
+                bound[j] +=
+                    fitted.error[k] + extent.slope * (error[i] + position) + ROUNDING * terms;
             }
         }
         // Each addition to a sum rounds it once: four for a cubic edge.
@@ -478,7 +536,9 @@ impl<'a> Functions<'a> {
             let fitted = self.fit(i, edges, tables, TableGrid::new(lo, hi, intervals));
             let excess = |fitted: &Fitted| {
                 let worst = edges.iter().zip(&fitted.inside);
-                worst.map(|((j, _), error)| error / allowance[*j]).fold(0.0, f64::max)
+                worst
+                    .map(|((j, _), error)| error / allowance[*j])
+                    .fold(0.0, f64::max)
             };
             let now = excess(&fitted);
             // Finer tables stop helping where the rounding of the coefficients rules.
@@ -489,7 +549,11 @@ impl<'a> Functions<'a> {
             if stuck {
                 return coarser.unwrap_or(fitted);
             }
-            let next = if keeps { intervals * 2 } else { intervals + intervals.div_ceil(3) };
+            let next = if keeps {
+                intervals * 2
+            } else {
+                intervals + intervals.div_ceil(3)
+            };
             if next > MOST_INTERVALS {
                 return fitted;
             }
@@ -506,15 +570,28 @@ impl<'a> Functions<'a> {
         let breaks: Vec<f64> = (0..=grid.intervals).map(|k| grid.at(k as f64)).collect();
         let points = self.points(i, &breaks);
         let spline = (tables != Tables::Step).then(|| {
-            Grid::uniform(tables.degree(), grid.at(0.0), grid.at(grid.intervals as f64), grid.intervals)
+            Grid::uniform(
+                tables.degree(),
+                grid.at(0.0),
+                grid.at(grid.intervals as f64),
+                grid.intervals,
+            )
         });
         let fit = spline.as_ref().map(Fit::new);
-        let mut fitted = Fitted { grid, coefficients: Vec::new(), inside: Vec::new(), error: Vec::new() };
+        let mut fitted = Fitted {
+            grid,
+            coefficients: Vec::new(),
+            inside: Vec::new(),
+            error: Vec::new(),
+        };
         for &(j, edge) in edges {
             let (coefficients, inside, error) = match (&spline, &fit) {
                 (Some(spline), Some(fit)) => {
-                    let rounded: Vec<f32> =
-                        fit.fit(|x| function(j, edge, x)).iter().map(|&c| c as f32).collect();
+                    let rounded: Vec<f32> = fit
+                        .fit(|x| function(j, edge, x))
+                        .iter()
+                        .map(|&c| c as f32)
+                        .collect();
                     let coef: Vec<f64> = rounded.iter().map(|&c| f64::from(c)).collect();
                     let distance = |x: f64| (function(j, edge, x) - spline.eval(&coef, x)).abs();
                     let sampled = points.iter().map(|&x| distance(x)).fold(0.0, f64::max);
@@ -542,7 +619,8 @@ impl<'a> Functions<'a> {
                     (rounded, inside, outside.max(inside))
                 }
                 _ => {
-                    let extent = self.extent[i * self.layer.outputs + j].expect("the edge is there");
+                    let extent =
+                        self.extent[i * self.layer.outputs + j].expect("the edge is there");
                     let values: Vec<f32> = (0..grid.intervals)
                         .map(|k| {
                             let inside = (0..=8).map(|s| grid.at(k as f64 + f64::from(s) / 8.0));
@@ -560,7 +638,10 @@ impl<'a> Functions<'a> {
                         // A point on a step counts for both sides.
                         let sides = [at(place - 1e-6), at(place + 1e-6)];
                         let y = function(j, edge, x);
-                        sides.map(|k| (y - f64::from(values[k])).abs()).into_iter().fold(0.0, f64::max)
+                        sides
+                            .map(|k| (y - f64::from(values[k])).abs())
+                            .into_iter()
+                            .fold(0.0, f64::max)
                     };
                     let all = points.iter().copied().chain([low, high]);
                     let sampled = all.map(distance).fold(0.0, f64::max);
@@ -589,8 +670,18 @@ fn allowances(layers: &[Functions<'_>], predictor: &Predictor, tolerance: f64) -
             let spans = functions.reach().into_iter().enumerate();
             spans
                 .map(|(j, (low, high))| {
-                    let edges = functions.extent.iter().skip(j).step_by(outputs).flatten().count();
-                    let scale = if l == last { predictor.outputs[j].scale.abs() } else { high - low };
+                    let edges = functions
+                        .extent
+                        .iter()
+                        .skip(j)
+                        .step_by(outputs)
+                        .flatten()
+                        .count();
+                    let scale = if l == last {
+                        predictor.outputs[j].scale.abs()
+                    } else {
+                        high - low
+                    };
                     tolerance * scale / (edges.max(1) as f64)
                 })
                 .collect()
@@ -608,7 +699,11 @@ struct TableGrid {
 
 impl TableGrid {
     fn new(lo: f64, hi: f64, intervals: usize) -> Self {
-        Self { lo: lo as f32, inv_step: (intervals as f64 / (hi - lo)) as f32, intervals }
+        Self {
+            lo: lo as f32,
+            inv_step: (intervals as f64 / (hi - lo)) as f32,
+            intervals,
+        }
     }
 
     /// The place `t` intervals from the left end.

@@ -51,10 +51,15 @@ impl Samples {
         Self {
             inputs: self.inputs,
             outputs,
-            x: rows.iter().flat_map(|&n| self.row(n).iter().copied()).collect(),
+            x: rows
+                .iter()
+                .flat_map(|&n| self.row(n).iter().copied())
+                .collect(),
             target: match &self.target {
                 Target::Values(y) => Target::Values(
-                    rows.iter().flat_map(|&n| y[n * outputs..(n + 1) * outputs].to_vec()).collect(),
+                    rows.iter()
+                        .flat_map(|&n| y[n * outputs..(n + 1) * outputs].to_vec())
+                        .collect(),
                 ),
                 Target::Classes(class) => Target::Classes(rows.iter().map(|&n| class[n]).collect()),
             },
@@ -172,10 +177,17 @@ impl NodeForm {
     fn times(&self, c: &[f64], sparsity: f64) -> (Vec<f64>, Vec<f64>) {
         let n = self.size;
         let product = |matrix: &[f64]| -> Vec<f64> {
-            matrix.chunks(n).map(|row| row.iter().zip(c).map(|(q, c)| q * c).sum()).collect()
+            matrix
+                .chunks(n)
+                .map(|row| row.iter().zip(c).map(|(q, c)| q * c).sum())
+                .collect()
         };
         let mut q = product(&self.shape);
-        let m = if self.moments.is_empty() { vec![0.0; n] } else { product(&self.moments) };
+        let m = if self.moments.is_empty() {
+            vec![0.0; n]
+        } else {
+            product(&self.moments)
+        };
         for (q, m) in q.iter_mut().zip(&m) {
             *q += sparsity * m;
         }
@@ -192,7 +204,11 @@ struct Ratios {
 impl PenaltyForm {
     /// The form of `penalty` at `network`; `samples` give the magnitudes.
     pub fn at(network: &Network, samples: &Samples, penalty: &Penalty) -> Self {
-        let mut form = Self { edges: Vec::new(), nodes: Vec::new(), groups: 0 };
+        let mut form = Self {
+            edges: Vec::new(),
+            nodes: Vec::new(),
+            groups: 0,
+        };
         if penalty.is_zero() {
             return form;
         }
@@ -202,7 +218,9 @@ impl PenaltyForm {
         let base = network.base;
         let with_base = usize::from(base != Base::Zero);
         for (l, layer) in network.layers.iter().enumerate() {
-            let weights = statistics.as_ref().map(|s| s.weights(network, l, penalty.lamb));
+            let weights = statistics
+                .as_ref()
+                .map(|s| s.weights(network, l, penalty.lamb));
             for (i, grid) in layer.grids.iter().enumerate() {
                 if !layer.is_used(i) {
                     continue;
@@ -219,10 +237,15 @@ impl PenaltyForm {
                         bending * bend[at] + tilting * tilt[at]
                     })
                     .collect();
-                let moments =
-                    statistics.as_ref().map_or_else(Vec::new, |s| s.moments[l][i].clone());
+                let moments = statistics
+                    .as_ref()
+                    .map_or_else(Vec::new, |s| s.moments[l][i].clone());
                 let node = form.nodes.len();
-                form.nodes.push(NodeForm { size, shape, moments });
+                form.nodes.push(NodeForm {
+                    size,
+                    shape,
+                    moments,
+                });
                 for (j, _) in layer.edges_from(i) {
                     let e = i * layer.outputs + j;
                     form.edges.push(EdgeForm {
@@ -240,8 +263,10 @@ impl PenaltyForm {
     }
 
     fn ratios(&self, c: &[f64]) -> Ratios {
-        let mut ratios =
-            Ratios { numerator: vec![0.0; self.groups], denominator: vec![0.0; self.groups] };
+        let mut ratios = Ratios {
+            numerator: vec![0.0; self.groups],
+            denominator: vec![0.0; self.groups],
+        };
         for edge in &self.edges {
             let node = &self.nodes[edge.node];
             let c = &c[edge.offset..edge.offset + node.size];
@@ -263,7 +288,12 @@ impl PenaltyForm {
     /// The penalty at the parameters `c`.
     pub fn value(&self, c: &[f64]) -> f64 {
         let ratios = self.ratios(c);
-        ratios.numerator.iter().zip(&ratios.denominator).map(|(n, d)| 0.5 * n / d).sum()
+        ratios
+            .numerator
+            .iter()
+            .zip(&ratios.denominator)
+            .map(|(n, d)| 0.5 * n / d)
+            .sum()
     }
 
     /// Its gradient at `c`.
@@ -275,7 +305,11 @@ impl PenaltyForm {
             let slots = edge.offset..edge.offset + node.size;
             let (q, m) = node.times(&c[slots.clone()], edge.sparsity);
             let d = ratios.denominator[edge.group];
-            let pull = if edge.relative { ratios.numerator[edge.group] / d } else { 0.0 };
+            let pull = if edge.relative {
+                ratios.numerator[edge.group] / d
+            } else {
+                0.0
+            };
             for ((g, q), m) in gradient[slots].iter_mut().zip(&q).zip(&m) {
                 *g = (q - pull * m) / d;
             }
@@ -285,7 +319,10 @@ impl PenaltyForm {
 
     /// The part of its curvature at `c` that is never negative: Q divided by the variances.
     pub fn curvature(&self, c: &[f64]) -> PenaltyCurvature<'_> {
-        PenaltyCurvature { form: self, denominator: self.ratios(c).denominator }
+        PenaltyCurvature {
+            form: self,
+            denominator: self.ratios(c).denominator,
+        }
     }
 }
 
@@ -318,7 +355,12 @@ impl PenaltyCurvature<'_> {
                 for b in 0..=a {
                     let at = a * node.size + b;
                     let moment = node.moments.get(at).copied().unwrap_or(0.0);
-                    visit(edge.offset, a, b, (node.shape[at] + edge.sparsity * moment) / d);
+                    visit(
+                        edge.offset,
+                        a,
+                        b,
+                        (node.shape[at] + edge.sparsity * moment) / d,
+                    );
                 }
             }
         }
@@ -368,16 +410,26 @@ pub fn statistics(network: &Network, samples: &Samples) -> Statistics {
     let mut mean: Vec<Vec<f64>> = layers.iter().map(|l| vec![0.0; l.edges.len()]).collect();
     let mut magnitude = mean.clone();
     let widths = network.width();
-    let mut range: Vec<Vec<(f64, f64)>> =
-        widths.iter().map(|&n| vec![(f64::INFINITY, f64::NEG_INFINITY); n]).collect();
+    let mut range: Vec<Vec<(f64, f64)>> = widths
+        .iter()
+        .map(|&n| vec![(f64::INFINITY, f64::NEG_INFINITY); n])
+        .collect();
     let mut node_mean: Vec<Vec<f64>> = widths.iter().map(|&n| vec![0.0; n]).collect();
     let mut deviation = node_mean.clone();
     let sizes = |l: usize, i: usize| layers[l].grids[i].functions() + with_base;
     let mut first_moments: Vec<Vec<Vec<f64>>> = (0..layers.len())
-        .map(|l| (0..layers[l].inputs()).map(|i| vec![0.0; sizes(l, i)]).collect())
+        .map(|l| {
+            (0..layers[l].inputs())
+                .map(|i| vec![0.0; sizes(l, i)])
+                .collect()
+        })
         .collect();
     let mut moments: Vec<Vec<Vec<f64>>> = (0..layers.len())
-        .map(|l| (0..layers[l].inputs()).map(|i| vec![0.0; sizes(l, i) * sizes(l, i)]).collect())
+        .map(|l| {
+            (0..layers[l].inputs())
+                .map(|i| vec![0.0; sizes(l, i) * sizes(l, i)])
+                .collect()
+        })
         .collect();
     for pass in 0..2 {
         for n in 0..rows {
@@ -436,7 +488,13 @@ pub fn statistics(network: &Network, samples: &Samples) -> Statistics {
     for variance in deviation.iter_mut().flatten() {
         *variance = variance.sqrt();
     }
-    Statistics { magnitude, mean, deviation, range, moments }
+    Statistics {
+        magnitude,
+        mean,
+        deviation,
+        range,
+        moments,
+    }
 }
 
 impl Statistics {
@@ -460,7 +518,11 @@ impl Statistics {
     /// The magnitudes of the edges of layer `l` in units of the deviation of their target nodes.
     pub fn relative_magnitude(&self, l: usize, outputs: usize) -> Vec<f64> {
         let scale = |e: usize| self.deviation[l + 1][e % outputs].max(1e-9);
-        self.magnitude[l].iter().enumerate().map(|(e, a)| a / scale(e)).collect()
+        self.magnitude[l]
+            .iter()
+            .enumerate()
+            .map(|(e, a)| a / scale(e))
+            .collect()
     }
 }
 
@@ -493,7 +555,10 @@ const CHUNKS: usize = 4;
 
 fn chunks(rows: usize) -> Vec<std::ops::Range<usize>> {
     let size = rows.div_ceil(CHUNKS).max(1);
-    (0..rows).step_by(size).map(|at| at..(at + size).min(rows)).collect()
+    (0..rows)
+        .step_by(size)
+        .map(|at| at..(at + size).min(rows))
+        .collect()
 }
 
 /// The mean loss of `network` on `samples`; infinite if any output is not finite.
@@ -512,7 +577,42 @@ pub fn loss(network: &Network, samples: &Samples) -> f64 {
         })
         .collect();
     let mean = sums.iter().sum::<f64>() / samples.rows() as f64;
-    if mean.is_finite() { mean } else { f64::INFINITY }
+    if mean.is_finite() {
+        mean
+    } else {
+        f64::INFINITY
+    }
+}
+
+/// The share of rows whose class is not the most probable one; `None` for a regression.
+pub fn wrong(network: &Network, samples: &Samples) -> Option<f64> {
+    let Target::Classes(class) = &samples.target else {
+        return None;
+    };
+    let mut tape = network.tape();
+    let mut missed = 0;
+    for (n, &class) in class.iter().enumerate() {
+        network.forward(samples.row(n), &mut tape);
+        let output = tape.values.last().expect("a network has outputs");
+        missed += usize::from(most_probable(output) != class);
+    }
+    Some(missed as f64 / class.len() as f64)
+}
+
+/// The class that logits give: the sign of a single one, else the first of the largest.
+pub fn most_probable(logits: &[f64]) -> usize {
+    match logits {
+        [z] => usize::from(*z > 0.0),
+        _ => {
+            let mut best = 0;
+            for (k, z) in logits.iter().enumerate() {
+                if *z > logits[best] {
+                    best = k;
+                }
+            }
+            best
+        }
+    }
 }
 
 /// The rows of √W·J of one sample as seeds of backward passes: `seeds[r][o]` is what row r puts on
@@ -547,7 +647,11 @@ fn seeds(samples: &Samples, output: &[f64], seeds: &mut [Vec<f64>]) {
 ///
 /// Costs `rows·outputs·(edges·(k + 2))²/2` multiply-adds: of each edge only the `k + 1` basis
 /// functions that are not zero take part, whatever the grid.
-pub fn expand(network: &Network, samples: &Samples, penalty: &PenaltyCurvature<'_>) -> (Expansion, Vec<f64>) {
+pub fn expand(
+    network: &Network,
+    samples: &Samples,
+    penalty: &PenaltyCurvature<'_>,
+) -> (Expansion, Vec<f64>) {
     let with_base = network.base != Base::Zero;
     let (offsets, n) = network.offsets();
     let scale = 1.0 / samples.rows() as f64;
@@ -593,7 +697,13 @@ pub fn expand(network: &Network, samples: &Samples, penalty: &PenaltyCurvature<'
     gradient.iter_mut().for_each(|g| *g *= scale);
     matrix.iter_mut().for_each(|h| *h *= scale);
     penalty.add_to(n, &mut matrix);
-    (Expansion { loss: loss * scale, gradient }, matrix)
+    (
+        Expansion {
+            loss: loss * scale,
+            gradient,
+        },
+        matrix,
+    )
 }
 
 fn add(sum: &mut [f64], more: &[f64]) {
@@ -603,7 +713,10 @@ fn add(sum: &mut [f64], more: &[f64]) {
 }
 
 fn set_seed(tape: &mut Tape, seed: &[f64]) {
-    tape.sensitivity.last_mut().expect("a tape has outputs").copy_from_slice(seed);
+    tape.sensitivity
+        .last_mut()
+        .expect("a tape has outputs")
+        .copy_from_slice(seed);
 }
 
 /// Adds Jᵀ·seed of one sample.
@@ -652,7 +765,10 @@ fn add_outer<const ORDER: usize>(list: &[Run], with_base: bool, n: usize, matrix
                 continue;
             }
             let row = a.base * n;
-            for (slot, v) in matrix[row + b.coef..row + b.coef + ORDER].iter_mut().zip(&b.value) {
+            for (slot, v) in matrix[row + b.coef..row + b.coef + ORDER]
+                .iter_mut()
+                .zip(&b.value)
+            {
                 *slot += a.base_value * v;
             }
             matrix[row + b.base] += a.base_value * b.base_value;
@@ -719,7 +835,13 @@ pub fn expand_diagonal(
     gradient.iter_mut().for_each(|g| *g *= scale);
     diagonal.iter_mut().for_each(|d| *d *= scale);
     penalty.add_diagonal_to(&mut diagonal);
-    (Expansion { loss: loss * scale, gradient }, diagonal)
+    (
+        Expansion {
+            loss: loss * scale,
+            gradient,
+        },
+        diagonal,
+    )
 }
 
 /// Forward passes of all samples, kept for many products at one network.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::{self, Dataset, Schema, TargetSchema, Task};
 use crate::network::Network;
-use crate::objective::{Samples, Target, softmax};
+use crate::objective::{Samples, Target, most_probable, softmax};
 
 /// The version of `network.json`.
 pub const FORMAT: u32 = 1;
@@ -65,14 +65,27 @@ pub fn network_outputs(schema: &TargetSchema) -> usize {
 /// The data in the units of a network.
 pub fn samples(data: &Dataset, inputs: &[Range], outputs: &[Scale]) -> Samples {
     let maps: Vec<(f64, f64)> = inputs.iter().map(|range| range.to_unit()).collect();
-    let x = data.x.iter().zip(maps.iter().cycle()).map(|(x, (a, b))| a * x + b).collect();
+    let x = data
+        .x
+        .iter()
+        .zip(maps.iter().cycle())
+        .map(|(x, (a, b))| a * x + b)
+        .collect();
     let target = match &data.target {
         dataset::Target::Regression { y, .. } => Target::Values(
-            y.iter().zip(outputs.iter().cycle()).map(|(y, s)| (y - s.offset) / s.scale).collect(),
+            y.iter()
+                .zip(outputs.iter().cycle())
+                .map(|(y, s)| (y - s.offset) / s.scale)
+                .collect(),
         ),
         dataset::Target::Classification { class, .. } => Target::Classes(class.clone()),
     };
-    Samples { inputs: inputs.len(), outputs: outputs.len(), x, target }
+    Samples {
+        inputs: inputs.len(),
+        outputs: outputs.len(),
+        x,
+        target,
+    }
 }
 
 impl Predictor {
@@ -105,7 +118,11 @@ impl Predictor {
             }
             self.network.forward(&unit, &mut tape);
             let values = tape.values.last().into_iter().flatten();
-            outputs.extend(values.zip(&self.outputs).map(|(z, s)| s.offset + s.scale * z));
+            outputs.extend(
+                values
+                    .zip(&self.outputs)
+                    .map(|(z, s)| s.offset + s.scale * z),
+            );
         }
         outputs
     }
@@ -163,7 +180,11 @@ impl Score {
                 let mean = column().sum::<f64>() / rows;
                 let variance = column().map(|y| (y - mean).powi(2)).sum::<f64>() / rows;
                 let given = outputs.iter().skip(k).step_by(columns);
-                let error = column().zip(given).map(|(y, z)| (y - z).powi(2)).sum::<f64>() / rows;
+                let error = column()
+                    .zip(given)
+                    .map(|(y, z)| (y - z).powi(2))
+                    .sum::<f64>()
+                    / rows;
                 TargetScore {
                     name: names[k].clone(),
                     rmse: error.sqrt(),
@@ -171,11 +192,14 @@ impl Score {
                 }
             })
             .collect();
-        let mean = |f: fn(&TargetScore) -> f64| {
-            targets.iter().map(f).sum::<f64>() / targets.len() as f64
-        };
+        let mean =
+            |f: fn(&TargetScore) -> f64| targets.iter().map(f).sum::<f64>() / targets.len() as f64;
         let (rmse, r2) = (mean(|t| t.rmse * t.rmse).sqrt(), mean(|t| t.r2));
-        Self::Regression { rmse, r2, targets: if columns > 1 { targets } else { Vec::new() } }
+        Self::Regression {
+            rmse,
+            r2,
+            targets: if columns > 1 { targets } else { Vec::new() },
+        }
     }
 
     fn of_logits(outputs: &[f64], class: &[usize]) -> Self {
@@ -194,7 +218,10 @@ impl Score {
             hits += usize::from(most_probable(z) == class);
         }
         let rows = class.len() as f64;
-        Self::Classification { accuracy: hits as f64 / rows, log_loss: log_loss / rows }
+        Self::Classification {
+            accuracy: hits as f64 / rows,
+            log_loss: log_loss / rows,
+        }
     }
 
     /// The error that training lowers: RMSE, or log-loss.
@@ -202,22 +229,6 @@ impl Score {
         match self {
             Self::Regression { rmse, .. } => *rmse,
             Self::Classification { log_loss, .. } => *log_loss,
-        }
-    }
-}
-
-/// The class that logits give: the sign of a single one, else the first of the largest.
-pub fn most_probable(logits: &[f64]) -> usize {
-    match logits {
-        [z] => usize::from(*z > 0.0),
-        _ => {
-            let mut best = 0;
-            for (k, z) in logits.iter().enumerate() {
-                if *z > logits[best] {
-                    best = k;
-                }
-            }
-            best
         }
     }
 }

@@ -25,7 +25,7 @@ const FOLDS: usize = 5;
 /// One row in so many is held out, when there are many.
 const HOLDOUT: usize = 5;
 /// No more rows than this take part in the selection.
-const ENOUGH_ROWS: usize = 3000;
+const ENOUGH_ROWS: usize = 2000;
 /// No more steps than these for a grid.
 const STEPS: usize = 50;
 /// A loss that stands for an error of 1e-5 standard deviations: no sensor is better.
@@ -50,11 +50,19 @@ pub struct Tried {
     pub parameters: usize,
     /// Held-out loss: half the mean squared error in standard deviations, or the log-loss.
     pub loss: f64,
+    /// Its standard error, from the spread over the folds; 0 for a single one.
+    pub standard_error: f64,
+    /// The share of held-out rows that a classification gets wrong.
+    pub wrong: Option<f64>,
 }
 
 impl Tried {
     fn penalty(&self) -> Penalty {
-        Penalty { roughness: self.roughness, slope: self.slope, lamb: 0.0 }
+        Penalty {
+            roughness: self.roughness,
+            slope: self.slope,
+            lamb: 0.0,
+        }
     }
 }
 
@@ -90,24 +98,53 @@ pub fn choose(
     };
     if let (Some(width), Some(grids)) = (&settings.width, &settings.grid) {
         let penalty = fixed_penalty(settings.roughness.unwrap_or(0.0));
-        let recipe = Recipe { width: width.clone(), grids: grids.clone(), penalty };
-        return Choice { recipe, start: None, tried: Vec::new() };
+        let recipe = Recipe {
+            width: width.clone(),
+            grids: grids.clone(),
+            penalty,
+        };
+        return Choice {
+            recipe,
+            start: None,
+            tried: Vec::new(),
+        };
     }
     let folds = folds(samples, settings.seed);
-    let frame = &Frame { steps: frame.steps.min(STEPS), ..frame.clone() };
+    let frame = &Frame {
+        steps: frame.steps.min(STEPS),
+        ..frame.clone()
+    };
     let grids = settings.grid.clone().unwrap_or_else(|| GRIDS.to_vec());
-    let quick = fixed_penalty(settings.roughness.unwrap_or(if classes { 1e-2 } else { 1e-6 }));
+    let quick = fixed_penalty(
+        settings
+            .roughness
+            .unwrap_or(if classes { 1e-2 } else { 1e-6 }),
+    );
     let shapes = match &settings.width {
         Some(width) => vec![width.clone()],
         None => shapes(frame, samples),
     };
-    let few = if shapes.len() > 1 { &grids[..grids.len().min(2)] } else { &grids };
+    let few = if shapes.len() > 1 {
+        &grids[..grids.len().min(2)]
+    } else {
+        &grids
+    };
     let first: Vec<Task<'_>> = shapes
         .iter()
-        .map(|width| Task { width, grids: few, penalties: vec![quick], along: Along::Grids })
+        .map(|width| Task {
+            width,
+            grids: few,
+            penalties: vec![quick],
+            along: Along::Grids,
+        })
         .collect();
     let penalties = penalties(classes, settings);
-    let of = first.len() + 2 * if classes { penalties.len() } else { penalties.concat().len() };
+    let of = first.len()
+        + 2 * if classes {
+            penalties.len()
+        } else {
+            penalties.concat().len()
+        };
     let mut candidates = evaluate(frame, &folds, &first, 0, of, watch);
     sort(&mut candidates);
 
@@ -126,10 +163,20 @@ pub fn choose(
                 if classes {
                     // Convex or nearly so: one penalty's network is a good start for the next.
                     let penalties = row.clone();
-                    vec![Task { width, grids: up_to, penalties, along: Along::Penalties }]
+                    vec![Task {
+                        width,
+                        grids: up_to,
+                        penalties,
+                        along: Along::Penalties,
+                    }]
                 } else {
                     row.iter()
-                        .map(|&p| Task { width, grids, penalties: vec![p], along: Along::Grids })
+                        .map(|&p| Task {
+                            width,
+                            grids,
+                            penalties: vec![p],
+                            along: Along::Grids,
+                        })
                         .collect()
                 }
             })
@@ -137,9 +184,16 @@ pub fn choose(
         .collect();
     candidates.extend(evaluate(frame, &folds, &second, first.len(), of, watch));
     sort(&mut candidates);
+    if classes {
+        prefer_simple(&mut candidates);
+    }
 
     let winner = &candidates[0].tried;
-    let penalty = if classes { plateau(&candidates) } else { winner.penalty() };
+    let penalty = if classes {
+        plateau(&candidates)
+    } else {
+        winner.penalty()
+    };
     // A mean loss over more rows bears less penalty: as much for each row as in the folds.
     let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
     let recipe = Recipe {
@@ -152,8 +206,29 @@ pub fn choose(
         },
     };
     let start = Some(candidates[0].start.clone());
-    let tried = candidates.into_iter().map(|candidate| candidate.tried).collect();
-    Choice { recipe, start, tried }
+    let tried = candidates
+        .into_iter()
+        .map(|candidate| candidate.tried)
+        .collect();
+    Choice {
+        recipe,
+        start,
+        tried,
+    }
+}
+
+/// Breiman's rule: of the candidates within one standard error of the best, the simplest comes
+/// first. On few rows, log-losses that differ by less say nothing.
+fn prefer_simple(candidates: &mut [Candidate]) {
+    let best = &candidates[0].tried;
+    let limit = best.loss + best.standard_error;
+    let simplest = candidates
+        .iter()
+        .enumerate()
+        .filter(|(_, candidate)| candidate.tried.loss <= limit)
+        .min_by_key(|(_, candidate)| candidate.tried.parameters)
+        .map_or(0, |(at, _)| at);
+    candidates[..=simplest].rotate_right(1);
 }
 
 /// The middle of the penalties that are as good as the best for its shape and grid: held-out loss
@@ -168,7 +243,11 @@ fn plateau(candidates: &[Candidate]) -> Penalty {
     let mean = |part: fn(&Tried) -> f64| {
         (good.iter().map(|t| part(t).ln()).sum::<f64>() / good.len() as f64).exp()
     };
-    Penalty { roughness: mean(|t| t.roughness), slope: mean(|t| t.slope), lamb: 0.0 }
+    Penalty {
+        roughness: mean(|t| t.roughness),
+        slope: mean(|t| t.slope),
+        lamb: 0.0,
+    }
 }
 
 /// What one thread does: a shape, trained on finer and finer grids with one penalty, or with one
@@ -189,16 +268,21 @@ enum Along {
 /// Best first. Twice the parameters must pay by 7 % less loss, and an error below
 /// [`NEGLIGIBLE`] is as good as none.
 fn sort(candidates: &mut [Candidate]) {
-    let price =
-        |c: &Candidate| (c.tried.loss + NEGLIGIBLE) * (c.tried.parameters as f64).powf(0.1);
+    let price = |c: &Candidate| (c.tried.loss + NEGLIGIBLE) * (c.tried.parameters as f64).powf(0.1);
     candidates.sort_by(|a, b| price(a).total_cmp(&price(b)));
 }
 
 /// The penalties that compete, in rows of one roughness, strongest first.
 fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
-    let penalty = |roughness, slope| Penalty { roughness, slope, lamb: 0.0 };
+    let penalty = |roughness, slope| Penalty {
+        roughness,
+        slope,
+        lamb: 0.0,
+    };
     if classes {
-        let roughness = settings.roughness.map_or(vec![1e-3, 1e-5, 1e-6], |r| vec![r]);
+        let roughness = settings
+            .roughness
+            .map_or(vec![1e-3, 1e-5, 1e-6], |r| vec![r]);
         let row = |r: f64| [3e-4, 1e-4, 3e-5, 1e-5].map(|s| penalty(r, s)).to_vec();
         return roughness.into_iter().map(row).collect();
     }
@@ -243,14 +327,24 @@ fn folds(samples: &Samples, seed: u64) -> Vec<(Samples, Samples)> {
         order.sort_by_key(|&row| class[row]);
     }
     if rows > ENOUGH_ROWS {
-        order = (0..ENOUGH_ROWS).map(|k| order[k * rows / ENOUGH_ROWS]).collect();
+        order = (0..ENOUGH_ROWS)
+            .map(|k| order[k * rows / ENOUGH_ROWS])
+            .collect();
     }
     let part = |k: usize, of: usize| {
         let held = |at: usize| at % of == k;
         let chosen = |want: bool| -> Vec<usize> {
-            order.iter().enumerate().filter(|(at, _)| held(*at) == want).map(|(_, &r)| r).collect()
+            order
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| held(*at) == want)
+                .map(|(_, &r)| r)
+                .collect()
         };
-        (samples.subset(&chosen(false)), samples.subset(&chosen(true)))
+        (
+            samples.subset(&chosen(false)),
+            samples.subset(&chosen(true)),
+        )
     };
     if rows < FEW_ROWS {
         (0..FOLDS).map(|k| part(k, FOLDS)).collect()
@@ -289,7 +383,11 @@ fn evaluate(
         for done in receiver {
             watch(Event::Candidate { done, of });
         }
-        work.join().expect("no candidate panics").into_iter().flatten().collect()
+        work.join()
+            .expect("no candidate panics")
+            .into_iter()
+            .flatten()
+            .collect()
     })
 }
 
@@ -299,7 +397,10 @@ fn starts(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Vec<N
         grids: task.grids.to_vec(),
         penalty: task.penalties[0],
     };
-    folds.par_iter().map(|(train, _)| frame.start(train, &recipe)).collect()
+    folds
+        .par_iter()
+        .map(|(train, _)| frame.start(train, &recipe))
+        .collect()
 }
 
 /// Trains the network of every fold, and gives the mean loss on the held-out rows.
@@ -310,21 +411,33 @@ fn train_and_measure(
     intervals: usize,
     penalty: &Penalty,
 ) -> Tried {
-    let losses: Vec<f64> = networks
+    let measured: Vec<(f64, Option<f64>)> = networks
         .par_iter_mut()
         .zip(folds)
         .map(|(network, (train, held))| {
             frame.stage(network, train, intervals, penalty, &mut |_, _| {});
-            objective::loss(network, held)
+            (
+                objective::loss(network, held),
+                objective::wrong(network, held),
+            )
         })
         .collect();
+    let count = measured.len() as f64;
+    let loss = measured.iter().map(|m| m.0).sum::<f64>() / count;
+    let spread = measured.iter().map(|m| (m.0 - loss).powi(2)).sum::<f64>();
     Tried {
         width: networks[0].width(),
         grid: intervals,
         roughness: penalty.roughness,
         slope: penalty.slope,
         parameters: networks[0].parameters(),
-        loss: losses.iter().sum::<f64>() / losses.len() as f64,
+        loss,
+        standard_error: (spread / (count * (count - 1.0).max(1.0))).sqrt(),
+        wrong: measured
+            .iter()
+            .map(|m| m.1)
+            .sum::<Option<f64>>()
+            .map(|sum| sum / count),
     }
 }
 
@@ -344,16 +457,21 @@ fn along_grids(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> 
         }
         best = finer;
     }
-    let grids = task.grids.iter().copied().filter(|&g| g <= best.grid).collect();
-    Candidate { tried: best, start, grids }
+    let grids = task
+        .grids
+        .iter()
+        .copied()
+        .filter(|&g| g <= best.grid)
+        .collect();
+    Candidate {
+        tried: best,
+        start,
+        grids,
+    }
 }
 
 /// Weakens the penalty step by step, on the last grid.
-fn along_penalties(
-    frame: &Frame,
-    folds: &[(Samples, Samples)],
-    task: &Task<'_>,
-) -> Vec<Candidate> {
+fn along_penalties(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Vec<Candidate> {
     let mut networks = starts(frame, folds, task);
     let (last, earlier) = task.grids.split_last().expect("a task has grids");
     for &intervals in earlier {
@@ -363,7 +481,11 @@ fn along_penalties(
     penalties
         .map(|penalty| {
             let tried = train_and_measure(frame, folds, &mut networks, *last, penalty);
-            Candidate { tried, start: networks[0].clone(), grids: vec![*last] }
+            Candidate {
+                tried,
+                start: networks[0].clone(),
+                grids: vec![*last],
+            }
         })
         .collect()
 }

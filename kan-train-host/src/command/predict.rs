@@ -9,8 +9,8 @@ use kan_core::Head;
 use kan_train_host::artifact;
 use kan_train_host::dataset::{Inputs, TargetSchema};
 use kan_train_host::device::Firmware;
+use kan_train_host::objective::most_probable;
 use kan_train_host::objective::softmax;
-use kan_train_host::predictor::most_probable;
 use serde_json::{Map, Value, json};
 
 use super::Failure;
