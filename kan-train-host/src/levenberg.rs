@@ -10,7 +10,7 @@ use faer::{Mat, MatRef, Side};
 
 use crate::grid;
 use crate::network::Network;
-use crate::objective::{self, Expansion, Penalty, PenaltyCurvature, PenaltyForm, Samples, Tapes};
+use crate::objective::{self, Penalty, PenaltyCurvature, PenaltyForm, Samples, Tapes};
 
 /// How a run of steps goes.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +60,10 @@ pub fn train(
     loop {
         // Where no sample is, nothing but this keeps an edge from running wild.
         let relative = RELATIVE_ROUGHNESS * loss;
-        let penalty = Penalty { roughness: penalty.roughness + relative, ..*penalty };
+        let penalty = Penalty {
+            roughness: penalty.roughness + relative,
+            ..*penalty
+        };
         let form = PenaltyForm::at(network, samples, &penalty);
         let start = network.to_vector();
         let before = loss + form.value(&start);
@@ -84,7 +87,11 @@ pub fn train(
         damping = (damping * (1.0 - (2.0 * ratio - 1.0).powi(3)).max(0.1)).max(LEAST_DAMPING);
         grid::follow(network, samples);
         loss = objective::loss(network, samples);
-        flat = if before - after < options.tolerance * before { flat + 1 } else { 0 };
+        flat = if before - after < options.tolerance * before {
+            flat + 1
+        } else {
+            0
+        };
         watch(done, loss);
     }
     let (_, found, outcome) = best.expect("the start is a candidate");
@@ -94,7 +101,6 @@ pub fn train(
 
 /// The quadratic model of the objective at one network.
 struct Model<'a> {
-    expansion: Expansion,
     form: &'a PenaltyForm,
     penalty: PenaltyCurvature<'a>,
     /// Gradient of loss and penalty.
@@ -119,11 +125,16 @@ impl<'a> Model<'a> {
             let (expansion, diagonal) = objective::expand_diagonal(network, samples, &penalty);
             (expansion, Curvature::Products(diagonal))
         };
-        let mut gradient = expansion.gradient.clone();
+        let mut gradient = expansion.gradient;
         for (g, q) in gradient.iter_mut().zip(form.gradient(start)) {
             *g += q;
         }
-        Self { expansion, form, penalty, gradient, curvature }
+        Self {
+            form,
+            penalty,
+            gradient,
+            curvature,
+        }
     }
 
     /// Raises the damping until a step lowers the objective; gives the objective after it and the
@@ -143,8 +154,8 @@ impl<'a> Model<'a> {
                 network.set_vector(&moved);
                 let after = objective::loss(network, samples) + self.form.value(&moved);
                 if after < before {
-                    let predicted = 0.5
-                        * (*damping * dot(&step, &step) - dot(&step, &self.gradient));
+                    let predicted =
+                        0.5 * (*damping * dot(&step, &step) - dot(&step, &self.gradient));
                     return Some((after, (before - after) / predicted.max(f64::MIN_POSITIVE)));
                 }
             } else {
@@ -157,12 +168,7 @@ impl<'a> Model<'a> {
         None
     }
 
-    fn solve(
-        &self,
-        network: &Network,
-        samples: &Samples,
-        damping: f64,
-    ) -> Option<Vec<f64>> {
+    fn solve(&self, network: &Network, samples: &Samples, damping: f64) -> Option<Vec<f64>> {
         match &self.curvature {
             Curvature::Matrix(lower) => {
                 let n = self.gradient.len();
@@ -179,19 +185,19 @@ impl<'a> Model<'a> {
             Curvature::Products(diagonal) => {
                 let mut tapes = Tapes::of(network, samples);
                 let product = |v: &[f64]| {
-                    let mut p = objective::curvature_times(
-                        network,
-                        samples,
-                        &mut tapes,
-                        &self.penalty,
-                        v,
-                    );
+                    let mut p =
+                        objective::curvature_times(network, samples, &mut tapes, &self.penalty, v);
                     for (p, v) in p.iter_mut().zip(v) {
                         *p += damping * v;
                     }
                     p
                 };
-                Some(conjugate_gradients(product, diagonal, damping, &self.gradient))
+                Some(conjugate_gradients(
+                    product,
+                    diagonal,
+                    damping,
+                    &self.gradient,
+                ))
             }
         }
     }
@@ -225,7 +231,10 @@ fn conjugate_gradients(
     let mut x = vec![0.0; gradient.len()];
     let mut r: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let precondition = |r: &[f64]| -> Vec<f64> {
-        r.iter().zip(diagonal).map(|(r, d)| r / (d + damping)).collect()
+        r.iter()
+            .zip(diagonal)
+            .map(|(r, d)| r / (d + damping))
+            .collect()
     };
     let mut z = precondition(&r);
     let mut p = z.clone();
