@@ -2,6 +2,7 @@
 
 mod artifact;
 mod blob;
+mod command_line;
 mod dataset;
 mod device;
 mod evaluator;

@@ -15,7 +15,7 @@ use super::Failure;
 use super::console::{Console, figures};
 use super::eval::Evaluation;
 use super::run::{Metrics, Split, Training};
-use super::train::{before, program, run_in, say_data};
+use super::train::{before, program, run_in};
 
 /// Train, compile and verify a model of a real sensor, and run it on an emulated Cortex-M4F
 #[derive(clap::Args)]
@@ -59,7 +59,6 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
         ..Settings::default()
     };
     let training: Training = before(&settings, split.train.task());
-    say_data(&split, &training, console);
     let (blob, metrics) = run_in(args.out.as_deref(), training, &settings, &split, console)?;
     let test = split.test.as_ref().unwrap_or(&split.train);
     let error = metrics.blob.test.as_ref().or(metrics.blob.train.as_ref());

@@ -33,7 +33,7 @@ struct Cli {
     #[arg(long, global = true)]
     json: bool,
     /// Seed of everything random: equal seeds give equal results [default: 0]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     #[command(subcommand)]
     command: Command,

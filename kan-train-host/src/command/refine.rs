@@ -60,7 +60,7 @@ pub struct Prune {
     #[arg(long, value_name = "L:I:J", conflicts_with = "threshold")]
     edge: Option<EdgeNumber>,
     /// Remove the edges whose share in the outputs is less (θ of the KAN paper) [default: 0.01]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// The data, if they have moved
     #[arg(long, value_name = "FILE.csv")]

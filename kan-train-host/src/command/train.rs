@@ -15,7 +15,7 @@ use super::console::Console;
 use super::run::{
     Blob, Checkpoint, Held, History, Metrics, Run, Source, Split, Training, absolute,
 };
-use super::{Failure, reason};
+use super::{Failure, one_line, reason};
 
 /// The part of the rows that is held out as test rows when nothing is said.
 const TEST_FRACTION: f64 = 0.2;
@@ -56,7 +56,7 @@ struct Options {
     #[arg(long, value_name = "FILE.csv", conflicts_with = "test_fraction")]
     test: Option<PathBuf>,
     /// The part of the rows to test with, drawn at random; 0 trains on all [default: 0.2]
-    #[arg(long, value_name = "PART")]
+    #[arg(long, value_name = "PART", allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// What to learn [default: classes if the target holds words or at most 20 whole numbers]
     #[arg(long)]
@@ -80,7 +80,7 @@ struct Options {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Strength of the sparsity penalty on the first grid (λ of the KAN paper) [default: 0]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lamb: Option<f64>,
     /// Keep all edges
     #[arg(long)]
@@ -272,11 +272,13 @@ pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failu
         tables: options.tables.unwrap_or(Tables::Cubic),
         ..before(&settings, split.train.task())
     };
-    say_data(&split, &training, console);
     let metrics = run_in(Some(&out), training, &settings, &split, console)?.1;
     console.say("next:");
-    let (shown, data) = (out.display(), args.data.display());
-    let target = target.join(",");
+    let (shown, data) = (
+        quoted(&out.to_string_lossy()),
+        quoted(&args.data.to_string_lossy()),
+    );
+    let target = quoted(&target.join(","));
     let kan = program();
     console.say(format_args!(
         "  {kan} eval {shown} --data {data} --target {target} --on qemu   # on an emulated Cortex-M4F"
@@ -316,6 +318,7 @@ pub fn run_in(
 ) -> Result<(Vec<u8>, Metrics), Failure> {
     let clock = Instant::now();
     let created = out.map(Created::folder).transpose()?;
+    say_data(split, &training, console);
     let checkpoint = |predictor: &_| Run {
         path: out.map(Path::to_path_buf).unwrap_or_default(),
         checkpoint: Checkpoint {
@@ -399,7 +402,7 @@ impl Drop for Created<'_> {
 }
 
 /// The first line of a report: what is learnt from how many rows.
-pub fn say_data(split: &Split, training: &Training, console: &Console) {
+fn say_data(split: &Split, training: &Training, console: &Console) {
     let data = &split.train;
     let schema = data.schema();
     let targets = schema.target.names().join(", ");
@@ -456,6 +459,15 @@ fn domains(text: Option<&str>, data: &Dataset) -> Result<Vec<(usize, Range)>, Fa
     Ok(stated
         .filter_map(|(column, range)| Some((column, range?)))
         .collect())
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./,:=+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_string();
+    }
+    format!("'{}'", one_line(word).replace('\'', "'\\''"))
 }
 
 /// How the user started this program.
