@@ -27,7 +27,7 @@ impl Console {
     pub fn new(json: bool) -> Self {
         let bar = ProgressBar::new(0);
         // A mistake in a template shows as a plain bar.
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {elapsed}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {elapsed}") {
             bar.set_style(style);
         }
         let (fault, headed) = (RefCell::default(), Cell::new(false));
@@ -84,9 +84,9 @@ impl Console {
     }
 
     fn progress(&self, what: &str, at: usize, of: usize) {
-        self.bar.set_message(what.to_string());
         self.bar.set_length(of as u64);
         self.bar.set_position(at as u64);
+        self.bar.set_message(what.to_string());
     }
 
     /// A line of the table of stages.

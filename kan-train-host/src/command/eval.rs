@@ -31,7 +31,7 @@ pub struct Args {
     /// The columns with the true values [default: those that the model knows]
     #[arg(long, value_name = "COL[,COL…]", value_delimiter = ',')]
     target: Option<Vec<String>>,
-    /// Where to evaluate: host, or qemu[:MACHINE]
+    /// Where to evaluate: host, qemu or qemu:MACHINE
     #[arg(long, value_name = "PLACE", default_value = "host", value_parser = place)]
     on: Place,
 }

@@ -37,7 +37,7 @@ pub struct Args {
     /// The CSV file to write
     #[arg(long, value_name = "FILE.csv")]
     out: Option<PathBuf>,
-    /// Where to evaluate: host, or qemu[:MACHINE]
+    /// Where to evaluate: host, qemu or qemu:MACHINE
     #[arg(long, value_name = "PLACE", default_value = "host", value_parser = place)]
     on: Place,
 }

@@ -286,6 +286,7 @@ fn change(
         width_before: before.width.clone(),
         edges_before: before.edges,
         stages: Vec::new(),
+        candidates: 0,
         tried: Vec::new(),
         lamb: 0.0,
         seconds: stage.seconds,
@@ -294,6 +295,7 @@ fn change(
         history.width_before = past.width_before;
         history.edges_before = past.edges_before;
         history.stages = past.stages;
+        history.candidates = past.candidates;
         history.tried = past.tried;
         history.lamb = past.penalty.lamb;
     }

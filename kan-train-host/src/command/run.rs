@@ -303,7 +303,9 @@ pub struct Metrics {
     pub test: Option<Score>,
     pub stages: Vec<Stage>,
     pub blob: Blob,
-    /// The candidates that were compared, best first.
+    /// How many candidates were compared on held-out training rows.
+    pub candidates: usize,
+    /// The best of them, best first.
     pub tried: Vec<Tried>,
 }
 
@@ -314,6 +316,7 @@ pub struct Past {
     pub edges_before: usize,
     pub penalty: Penalties,
     pub stages: Vec<Stage>,
+    pub candidates: usize,
     pub tried: Vec<Tried>,
 }
 
@@ -466,6 +469,7 @@ pub struct History {
     pub width_before: Vec<usize>,
     pub edges_before: usize,
     pub stages: Vec<Stage>,
+    pub candidates: usize,
     pub tried: Vec<Tried>,
     pub lamb: f64,
     pub seconds: f64,
@@ -507,6 +511,7 @@ impl Metrics {
             test: split.test.as_ref().map(score),
             stages: history.stages,
             blob,
+            candidates: history.candidates,
             tried: history.tried,
         }
     }
@@ -528,7 +533,7 @@ impl Metrics {
             )
         });
         let optimizer = self.optimizer.in_words();
-        match self.tried.len() {
+        match self.candidates {
             0 => console.say(format_args!("         {optimizer}")),
             n => console.say(format_args!(
                 "         {optimizer}; the best of {n} candidates on held-out training rows"

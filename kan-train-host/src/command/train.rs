@@ -356,11 +356,13 @@ pub fn run_in(
     };
     let path = out.map(|out| out.join(MODEL));
     let (compiled, blob) = Blob::make(&run.checkpoint, Some(split), &options, path)?;
+    let candidates = tried.len();
     tried.truncate(REPORTED);
     let history = History {
         width_before,
         edges_before,
         stages,
+        candidates,
         tried,
         lamb: settings.lamb.unwrap_or(0.0),
         seconds: clock.elapsed().as_secs_f64(),
