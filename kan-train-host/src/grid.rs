@@ -28,8 +28,13 @@ pub fn extend(network: &mut Network, intervals: usize, limits: &[usize]) {
 pub fn limits(samples: &Samples) -> Vec<usize> {
     (0..samples.inputs)
         .map(|i| {
-            let mut column: Vec<f64> =
-                samples.x.iter().skip(i).step_by(samples.inputs).copied().collect();
+            let mut column: Vec<f64> = samples
+                .x
+                .iter()
+                .skip(i)
+                .step_by(samples.inputs)
+                .copied()
+                .collect();
             column.sort_by(f64::total_cmp);
             column.dedup();
             column.len().saturating_sub(1).max(1)
@@ -72,7 +77,13 @@ pub fn follow(network: &mut Network, samples: &Samples) {
 fn rescale(network: &mut Network, l: usize, i: usize, factor: f64) {
     let feeding = &mut network.layers[l];
     feeding.bias[i] *= factor;
-    for edge in feeding.edges.iter_mut().skip(i).step_by(feeding.outputs).flatten() {
+    for edge in feeding
+        .edges
+        .iter_mut()
+        .skip(i)
+        .step_by(feeding.outputs)
+        .flatten()
+    {
         edge.coef.iter_mut().for_each(|c| *c *= factor);
         edge.scale_base *= factor;
     }
@@ -88,8 +99,11 @@ fn rescale(network: &mut Network, l: usize, i: usize, factor: f64) {
 pub fn update(network: &mut Network, samples: &Samples, grid_eps: f64) {
     let base = network.base;
     let mut tape = network.tape();
-    let mut values: Vec<Vec<Vec<f64>>> =
-        network.layers.iter().map(|layer| vec![Vec::new(); layer.inputs()]).collect();
+    let mut values: Vec<Vec<Vec<f64>>> = network
+        .layers
+        .iter()
+        .map(|layer| vec![Vec::new(); layer.inputs()])
+        .collect();
     for n in 0..samples.rows() {
         network.forward(samples.row(n), &mut tape);
         for (layer, row) in values.iter_mut().zip(&tape.values) {
@@ -111,7 +125,9 @@ pub fn update(network: &mut Network, samples: &Samples, grid_eps: f64) {
 pub fn regrid(layer: &mut Layer, base: Base, i: usize, grid: Grid) {
     let outputs = layer.outputs;
     let old = layer.grids[i].clone();
-    let edges = layer.edges[i * outputs..(i + 1) * outputs].iter_mut().flatten();
+    let edges = layer.edges[i * outputs..(i + 1) * outputs]
+        .iter_mut()
+        .flatten();
     if old.nested_in(&grid) {
         let refit = old.refit(&grid);
         for edge in edges {
@@ -137,8 +153,10 @@ fn is_proper(lo: f64, hi: f64) -> bool {
 fn hidden_ranges(network: &Network, samples: &Samples) -> Vec<Vec<(f64, f64)>> {
     let mut tape = network.tape();
     let hidden = &network.layers[1..];
-    let mut ranges: Vec<Vec<(f64, f64)>> =
-        hidden.iter().map(|l| vec![(f64::INFINITY, f64::NEG_INFINITY); l.inputs()]).collect();
+    let mut ranges: Vec<Vec<(f64, f64)>> = hidden
+        .iter()
+        .map(|l| vec![(f64::INFINITY, f64::NEG_INFINITY); l.inputs()])
+        .collect();
     for n in 0..samples.rows() {
         network.forward(samples.row(n), &mut tape);
         for (layer, values) in ranges.iter_mut().zip(&tape.values[1..]) {

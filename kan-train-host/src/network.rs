@@ -154,7 +154,11 @@ impl Layer {
         let grid = &self.grids[input];
         let local = grid.local(x);
         let (base, base_slope) = base.at(grid, x);
-        Node { local, base, base_slope }
+        Node {
+            local,
+            base,
+            base_slope,
+        }
     }
 }
 
@@ -218,7 +222,12 @@ impl Network {
                         Some(Edge { coef, scale_base })
                     })
                     .collect();
-                Layer { outputs: n_out, grids, edges, bias: vec![0.0; n_out] }
+                Layer {
+                    outputs: n_out,
+                    grids,
+                    edges,
+                    bias: vec![0.0; n_out],
+                }
             })
             .collect();
         Self { base, layers }
@@ -227,7 +236,10 @@ impl Network {
     /// Node counts from the inputs to the outputs.
     pub fn width(&self) -> Vec<usize> {
         let inputs = self.layers.first().map(Layer::inputs);
-        inputs.into_iter().chain(self.layers.iter().map(|layer| layer.outputs)).collect()
+        inputs
+            .into_iter()
+            .chain(self.layers.iter().map(|layer| layer.outputs))
+            .collect()
     }
 
     /// The spline degree.
@@ -243,7 +255,11 @@ impl Network {
 
     /// The number of edges that are not pruned.
     pub fn edges(&self) -> usize {
-        self.layers.iter().flat_map(|layer| &layer.edges).flatten().count()
+        self.layers
+            .iter()
+            .flat_map(|layer| &layer.edges)
+            .flatten()
+            .count()
     }
 
     /// The number of parameters of the edges that are not pruned.
@@ -258,7 +274,11 @@ impl Network {
         let width = self.width();
         Tape {
             values: width.iter().map(|&n| vec![0.0; n]).collect(),
-            nodes: self.layers.iter().map(|l| vec![Node::default(); l.inputs()]).collect(),
+            nodes: self
+                .layers
+                .iter()
+                .map(|l| vec![Node::default(); l.inputs()])
+                .collect(),
             sensitivity: width.iter().map(|&n| vec![0.0; n]).collect(),
         }
     }
@@ -296,7 +316,10 @@ impl Network {
             let (before, after) = tape.sensitivity.split_at_mut(l + 1);
             for (i, sum) in before[l].iter_mut().enumerate() {
                 let node = &tape.nodes[l][i];
-                *sum = layer.edges_from(i).map(|(j, e)| after[0][j] * e.slope(node, order)).sum();
+                *sum = layer
+                    .edges_from(i)
+                    .map(|(j, e)| after[0][j] * e.slope(node, order))
+                    .sum();
             }
         }
     }
@@ -342,7 +365,12 @@ impl Network {
     pub fn set_vector(&mut self, vector: &[f64]) {
         let base = self.base;
         let mut rest = vector;
-        for edge in self.layers.iter_mut().flat_map(|layer| &mut layer.edges).flatten() {
+        for edge in self
+            .layers
+            .iter_mut()
+            .flat_map(|layer| &mut layer.edges)
+            .flatten()
+        {
             let (coef, after) = rest.split_at(edge.coef.len());
             edge.coef.copy_from_slice(coef);
             rest = after;

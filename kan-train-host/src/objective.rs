@@ -584,6 +584,19 @@ pub fn loss(network: &Network, samples: &Samples) -> f64 {
     }
 }
 
+/// The loss of each row.
+pub fn losses(network: &Network, samples: &Samples) -> Vec<f64> {
+    let mut tape = network.tape();
+    let mut residual = vec![0.0; samples.outputs];
+    (0..samples.rows())
+        .map(|n| {
+            network.forward(samples.row(n), &mut tape);
+            let output = tape.values.last().expect("a network has outputs");
+            samples.row_loss(n, output, &mut residual)
+        })
+        .collect()
+}
+
 /// The share of rows whose class is not the most probable one; `None` for a regression.
 pub fn wrong(network: &Network, samples: &Samples) -> Option<f64> {
     let Target::Classes(class) = &samples.target else {

@@ -29,18 +29,28 @@ pub fn importance(network: &Network, statistics: &Statistics) -> Vec<Vec<f64>> {
     for (l, layer) in network.layers.iter().enumerate().rev() {
         let n = layer.outputs;
         let magnitude = &statistics.magnitude[l];
-        let total: Vec<f64> =
-            (0..n).map(|j| magnitude.iter().skip(j).step_by(n).sum::<f64>()).collect();
+        let total: Vec<f64> = (0..n)
+            .map(|j| magnitude.iter().skip(j).step_by(n).sum::<f64>())
+            .collect();
         let edges: Vec<f64> = magnitude
             .iter()
             .enumerate()
             .map(|(e, &a)| {
                 let j = e % n;
-                if total[j] > 0.0 { a / total[j] * nodes[j] } else { 0.0 }
+                if total[j] > 0.0 {
+                    a / total[j] * nodes[j]
+                } else {
+                    0.0
+                }
             })
             .collect();
         nodes = (0..layer.inputs())
-            .map(|i| edges[i * n..(i + 1) * n].iter().copied().fold(0.0, f64::max))
+            .map(|i| {
+                edges[i * n..(i + 1) * n]
+                    .iter()
+                    .copied()
+                    .fold(0.0, f64::max)
+            })
             .collect();
         scores.push(edges);
     }
@@ -63,7 +73,10 @@ pub fn edges(network: &mut Network, samples: &Samples, threshold: f64) -> Remove
         }
     }
     let dead = nodes(network, samples);
-    Removed { edges: removed.edges + dead.edges, nodes: dead.nodes }
+    Removed {
+        edges: removed.edges + dead.edges,
+        nodes: dead.nodes,
+    }
 }
 
 /// Removes one edge, its mean going to the bias of its target; whether it was there.

@@ -18,10 +18,8 @@ use crate::network::Network;
 use crate::objective::{self, Penalty, Samples, Target};
 use crate::train::{Event, Frame, GRIDS, Recipe, Settings};
 
-/// Below this many rows, all of them are held out in turns.
-const FEW_ROWS: usize = 1000;
-/// The number of turns.
-const FOLDS: usize = 5;
+/// Below so many rows all of them are held out in turns, so many turns: the fewer rows, the more.
+const TURNS: [(usize, usize); 2] = [(800, 5), (1500, 3)];
 /// One row in so many is held out, when there are many.
 const HOLDOUT: usize = 5;
 /// No more rows than this take part in the selection.
@@ -50,7 +48,7 @@ pub struct Tried {
     pub parameters: usize,
     /// Held-out loss: half the mean squared error in standard deviations, or the log-loss.
     pub loss: f64,
-    /// Its standard error, from the spread over the folds; 0 for a single one.
+    /// Its standard error, from the spread over the folds, or over the rows of a single one.
     pub standard_error: f64,
     /// The share of held-out rows that a classification gets wrong.
     pub wrong: Option<f64>,
@@ -218,7 +216,8 @@ pub fn choose(
 }
 
 /// Breiman's rule: of the candidates within one standard error of the best, the simplest comes
-/// first. On few rows, log-losses that differ by less say nothing.
+/// first: the fewest parameters, then the smoothest edges. On few rows, log-losses that differ by
+/// less say nothing.
 fn prefer_simple(candidates: &mut [Candidate]) {
     let best = &candidates[0].tried;
     let limit = best.loss + best.standard_error;
@@ -226,27 +225,29 @@ fn prefer_simple(candidates: &mut [Candidate]) {
         .iter()
         .enumerate()
         .filter(|(_, candidate)| candidate.tried.loss <= limit)
-        .min_by_key(|(_, candidate)| candidate.tried.parameters)
+        .min_by(|(_, a), (_, b)| {
+            let (a, b) = (&a.tried, &b.tried);
+            let smoother = b.roughness.total_cmp(&a.roughness);
+            a.parameters.cmp(&b.parameters).then(smoother)
+        })
         .map_or(0, |(at, _)| at);
     candidates[..=simplest].rotate_right(1);
 }
 
-/// The middle of the penalties that are as good as the best for its shape and grid: held-out loss
-/// is flat and noisy there, and its lowest point is chance.
+/// The middle of the slope penalties that are as good as the winner's for its shape, grid and
+/// roughness: held-out loss is flat and noisy there, and its lowest point is chance.
 fn plateau(candidates: &[Candidate]) -> Penalty {
-    let best = &candidates[0].tried;
-    let good: Vec<&Tried> = candidates
-        .iter()
-        .map(|candidate| &candidate.tried)
-        .filter(|t| t.width == best.width && t.grid == best.grid && t.loss <= 1.05 * best.loss)
-        .collect();
-    let mean = |part: fn(&Tried) -> f64| {
-        (good.iter().map(|t| part(t).ln()).sum::<f64>() / good.len() as f64).exp()
+    let winner = &candidates[0].tried;
+    let alike = |t: &&Tried| {
+        let same = t.width == winner.width && t.grid == winner.grid;
+        same && t.roughness == winner.roughness && t.loss <= 1.05 * winner.loss
     };
+    let tried = candidates.iter().map(|candidate| &candidate.tried);
+    let slopes: Vec<f64> = tried.filter(alike).map(|t| t.slope.ln()).collect();
+    let mean = slopes.iter().sum::<f64>() / slopes.len() as f64;
     Penalty {
-        roughness: mean(|t| t.roughness),
-        slope: mean(|t| t.slope),
-        lamb: 0.0,
+        slope: mean.exp(),
+        ..winner.penalty()
     }
 }
 
@@ -282,7 +283,7 @@ fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
     if classes {
         let roughness = settings
             .roughness
-            .map_or(vec![1e-3, 1e-5, 1e-6], |r| vec![r]);
+            .map_or(vec![1e-3, 1e-4, 1e-5, 1e-6], |r| vec![r]);
         let row = |r: f64| [3e-4, 1e-4, 3e-5, 1e-5].map(|s| penalty(r, s)).to_vec();
         return roughness.into_iter().map(row).collect();
     }
@@ -346,10 +347,9 @@ fn folds(samples: &Samples, seed: u64) -> Vec<(Samples, Samples)> {
             samples.subset(&chosen(true)),
         )
     };
-    if rows < FEW_ROWS {
-        (0..FOLDS).map(|k| part(k, FOLDS)).collect()
-    } else {
-        vec![part(0, HOLDOUT)]
+    match TURNS.iter().find(|(most, _)| rows < *most) {
+        Some(&(_, turns)) => (0..turns).map(|k| part(k, turns)).collect(),
+        None => vec![part(0, HOLDOUT)],
     }
 }
 
@@ -403,7 +403,7 @@ fn starts(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Vec<N
         .collect()
 }
 
-/// Trains the network of every fold, and gives the mean loss on the held-out rows.
+/// Trains the network of every fold, and measures it on the held-out rows.
 fn train_and_measure(
     frame: &Frame,
     folds: &[(Samples, Samples)],
@@ -411,20 +411,24 @@ fn train_and_measure(
     intervals: usize,
     penalty: &Penalty,
 ) -> Tried {
-    let measured: Vec<(f64, Option<f64>)> = networks
+    let measured: Vec<(Vec<f64>, Option<f64>)> = networks
         .par_iter_mut()
         .zip(folds)
         .map(|(network, (train, held))| {
             frame.stage(network, train, intervals, penalty, &mut |_, _| {});
             (
-                objective::loss(network, held),
+                objective::losses(network, held),
                 objective::wrong(network, held),
             )
         })
         .collect();
-    let count = measured.len() as f64;
-    let loss = measured.iter().map(|m| m.0).sum::<f64>() / count;
-    let spread = measured.iter().map(|m| (m.0 - loss).powi(2)).sum::<f64>();
+    let (losses, wrong): (Vec<Vec<f64>>, Vec<Option<f64>>) = measured.into_iter().unzip();
+    let means: Vec<f64> = losses.iter().map(|rows| mean(rows)).collect();
+    let (loss, standard_error) = match &losses[..] {
+        [rows] => (means[0], standard_error(rows)),
+        _ => (mean(&means), standard_error(&means)),
+    };
+    let folds = wrong.len() as f64;
     Tried {
         width: networks[0].width(),
         grid: intervals,
@@ -432,13 +436,29 @@ fn train_and_measure(
         slope: penalty.slope,
         parameters: networks[0].parameters(),
         loss,
-        standard_error: (spread / (count * (count - 1.0).max(1.0))).sqrt(),
-        wrong: measured
-            .iter()
-            .map(|m| m.1)
+        standard_error,
+        wrong: wrong
+            .into_iter()
             .sum::<Option<f64>>()
-            .map(|sum| sum / count),
+            .map(|sum| sum / folds),
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    if mean.is_finite() {
+        mean
+    } else {
+        f64::INFINITY
+    }
+}
+
+/// Standard error of the mean of `values`.
+fn standard_error(values: &[f64]) -> f64 {
+    let (count, mean) = (values.len() as f64, mean(values));
+    let spread: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    let error = (spread / (count * (count - 1.0).max(1.0))).sqrt();
+    if error.is_finite() { error } else { 0.0 }
 }
 
 /// Refines the grid while the held-out loss falls.

@@ -50,7 +50,10 @@ impl TryFrom<GridRecord> for Grid {
 
 impl From<Grid> for GridRecord {
     fn from(grid: Grid) -> Self {
-        GridRecord { degree: grid.degree, breaks: grid.breaks().to_vec() }
+        GridRecord {
+            degree: grid.degree,
+            breaks: grid.breaks().to_vec(),
+        }
     }
 }
 
@@ -88,7 +91,11 @@ impl Grid {
             .iter()
             .enumerate()
             .all(|(k, &knot)| (knot - (lo + k as f64 * step)).abs() <= 1e-9 * step);
-        Ok(Self { degree, knots, inv_step: uniform.then(|| step.recip()) })
+        Ok(Self {
+            degree,
+            knots,
+            inv_step: uniform.then(|| step.recip()),
+        })
     }
 
     /// A uniform grid of `intervals` on `lo..hi`.
@@ -221,7 +228,9 @@ impl Grid {
         let last = self.intervals() - 1;
         match self.inv_step {
             Some(inv_step) => (((clamped - self.lo()) * inv_step) as usize).min(last),
-            None => self.breaks()[1..].partition_point(|&knot| knot <= clamped).min(last),
+            None => self.breaks()[1..]
+                .partition_point(|&knot| knot <= clamped)
+                .min(last),
         }
     }
 
@@ -232,7 +241,10 @@ impl Grid {
         let k = self.degree;
         let clamped = self.clamp(x);
         let first = self.interval(clamped);
-        let mut local = Local { first, ..Local::default() };
+        let mut local = Local {
+            first,
+            ..Local::default()
+        };
         let mut left = [0.0; MAX_ORDER];
         let mut right = [0.0; MAX_ORDER];
         // 1/(right[r + 1] + left[d − r]); on a uniform grid, in units of its step, that is 1/d.
@@ -260,8 +272,11 @@ impl Grid {
             let mut saved = 0.0;
             let mut slope_saved = 0.0;
             for r in 0..d {
-                let inverse =
-                    if uniform { INVERSE[d] } else { (right[r + 1] + left[d - r]).recip() };
+                let inverse = if uniform {
+                    INVERSE[d]
+                } else {
+                    (right[r + 1] + left[d - r]).recip()
+                };
                 let term = local.value[r] * inverse;
                 if d == k {
                     let q = k as f64 * term * slope_scale;
@@ -362,9 +377,15 @@ impl Grid {
     /// (2.16). Exact where the grids are nested (knot insertion), else the least-squares fit.
     pub fn refit<'a>(&'a self, target: &'a Grid) -> Refit<'a> {
         if self.nested_in(target) {
-            return Refit::Insert { from: self, to: target };
+            return Refit::Insert {
+                from: self,
+                to: target,
+            };
         }
-        Refit::Fit { from: self, fit: Fit::new(target) }
+        Refit::Fit {
+            from: self,
+            fit: Fit::new(target),
+        }
     }
 
     /// Gram matrix ∫ f_i⁽ᵒ⁾ f_j⁽ᵒ⁾ dx over the grid of the derivatives of order `order` (1 or 2) of
@@ -383,8 +404,10 @@ impl Grid {
                     _ => self.curvature(place),
                 };
                 let last = std::iter::once((n - 1, extra(place)));
-                let entries: Vec<(usize, f64)> =
-                    (first..=first + self.degree).zip(derivative).chain(last).collect();
+                let entries: Vec<(usize, f64)> = (first..=first + self.degree)
+                    .zip(derivative)
+                    .chain(last)
+                    .collect();
                 for &(i, a) in &entries {
                     for &(j, b) in &entries {
                         gram[i * n + j] += weight * a * b;
@@ -439,8 +462,14 @@ impl<'a> Fit<'a> {
             }
         }
         // The points satisfy Schoenberg–Whitney in every interval: positive definite.
-        let factor = normal.llt(Side::Lower).expect("a spline fit on its own grid is regular");
-        Self { grid, points, factor }
+        let factor = normal
+            .llt(Side::Lower)
+            .expect("a spline fit on its own grid is regular");
+        Self {
+            grid,
+            points,
+            factor,
+        }
     }
 
     /// The coefficients of the spline nearest to `f`.
@@ -493,7 +522,9 @@ fn insert(from: &Grid, coef: &[f64], to: &Grid) -> Vec<f64> {
     (0..to.functions())
         .map(|j| {
             // The middle interval of the function's support, inside the grid.
-            let interval = (j.saturating_sub(k / 2)).min(to.intervals() - 1).max(j.saturating_sub(k));
+            let interval = (j.saturating_sub(k / 2))
+                .min(to.intervals() - 1)
+                .max(j.saturating_sub(k));
             let breaks = to.breaks();
             let first = from.interval(0.5 * (breaks[interval] + breaks[interval + 1]));
             let mut d = [0.0; MAX_ORDER];

@@ -202,7 +202,12 @@ impl Frame {
             .collect();
         let mut network = Network::random(width, &grids, Base::Silu, &mut rng);
         let layer = &mut network.layers[0];
-        for (i, _) in self.constant.iter().enumerate().filter(|(_, constant)| **constant) {
+        for (i, _) in self
+            .constant
+            .iter()
+            .enumerate()
+            .filter(|(_, constant)| **constant)
+        {
             layer.edges[i * layer.outputs..(i + 1) * layer.outputs].fill(None);
         }
         network
@@ -227,21 +232,34 @@ impl Frame {
         for start in 0..starts {
             let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
             let mut network = self.random(samples, &recipe.width, recipe.grids[0], seed);
-            let options = Options { steps: START_STEPS, damping: 0.1, tolerance: 1e-3 };
-            let outcome =
-                levenberg::train(&mut network, samples, &recipe.penalty, &options, &mut |_, _| {});
+            let options = Options {
+                steps: START_STEPS,
+                damping: 0.1,
+                tolerance: 1e-3,
+            };
+            let outcome = levenberg::train(
+                &mut network,
+                samples,
+                &recipe.penalty,
+                &options,
+                &mut |_, _| {},
+            );
             if best.as_ref().is_none_or(|(loss, _)| outcome.loss < *loss) {
                 best = Some((outcome.loss, network));
             }
         }
-        best.map(|(_, network)| network).expect("there is at least one start")
+        best.map(|(_, network)| network)
+            .expect("there is at least one start")
     }
 
     /// The start that ends lowest on (2.20) after training with the sparsity penalty, pruning and
     /// training without it: which edges survive depends on the start, and the penalised objective
     /// tells the better structure.
     fn sparse_start(&self, samples: &Samples, recipe: &Recipe, lamb: f64, prune: bool) -> Network {
-        let penalty = Penalty { lamb, ..recipe.penalty };
+        let penalty = Penalty {
+            lamb,
+            ..recipe.penalty
+        };
         let first = recipe.grids[0];
         let candidates: Vec<(f64, Network)> = (0..2 * STARTS)
             .into_par_iter()
@@ -251,14 +269,23 @@ impl Frame {
                 let mut loss = self.stage(&mut network, samples, first, &penalty, &mut |_, _| {});
                 if prune {
                     prune::edges(&mut network, samples, prune::THRESHOLD);
-                    loss =
-                        self.stage(&mut network, samples, first, &recipe.penalty, &mut |_, _| {});
+                    loss = self.stage(
+                        &mut network,
+                        samples,
+                        first,
+                        &recipe.penalty,
+                        &mut |_, _| {},
+                    );
                 }
-                (loss + lamb * objective::sparsity(&network, samples), network)
+                (
+                    loss + lamb * objective::sparsity(&network, samples),
+                    network,
+                )
             })
             .collect();
         let best = candidates.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
-        best.map(|(_, network)| network).expect("there is at least one start")
+        best.map(|(_, network)| network)
+            .expect("there is at least one start")
     }
 
     /// One stage: brings the grids to `intervals` and trains.
@@ -276,7 +303,11 @@ impl Frame {
                 grid::update(network, samples, self.grid_eps);
             }
         }
-        let options = Options { steps: self.steps, damping: 1e-4, tolerance: 1e-3 };
+        let options = Options {
+            steps: self.steps,
+            damping: 1e-4,
+            tolerance: 1e-3,
+        };
         levenberg::train(network, samples, penalty, &options, watch).loss
     }
 }
@@ -294,12 +325,18 @@ pub fn train(
     let frame = Frame {
         inputs: vec![Grid::uniform(degree, -1.0, 1.0, 1); data.inputs()],
         limits: grid::limits(&samples),
-        constant: (0..data.inputs()).map(|i| is_constant(data.range(i))).collect(),
+        constant: (0..data.inputs())
+            .map(|i| is_constant(data.range(i)))
+            .collect(),
         grid_eps: settings.grid_eps.unwrap_or(1.0),
         steps: settings.steps.unwrap_or(100),
         seed: settings.seed,
     };
-    let Choice { recipe, start, tried } = selection::choose(&frame, &samples, settings, watch);
+    let Choice {
+        recipe,
+        start,
+        tried,
+    } = selection::choose(&frame, &samples, settings, watch);
 
     let mut clock = Instant::now();
     let mut network = match (start, settings.lamb) {
@@ -311,9 +348,20 @@ pub fn train(
     let edges_before = full_edges(&width_before, &frame.constant);
     let mut stages = Vec::new();
     for (at, &intervals) in recipe.grids.iter().enumerate() {
-        frame.stage(&mut network, &samples, intervals, &recipe.penalty, &mut |step, loss| {
-            watch(Event::Step { grid: intervals, step, of: frame.steps, loss });
-        });
+        frame.stage(
+            &mut network,
+            &samples,
+            intervals,
+            &recipe.penalty,
+            &mut |step, loss| {
+                watch(Event::Step {
+                    grid: intervals,
+                    step,
+                    of: frame.steps,
+                    loss,
+                });
+            },
+        );
         if at + 1 == recipe.grids.len() && !settings.no_prune {
             let removed = simplify(&mut network, &frame, &samples, intervals, &recipe.penalty);
             watch(Event::Pruned(removed));
@@ -335,13 +383,24 @@ pub fn train(
         stages.push(stage);
     }
     let penalty = recipe.penalty;
-    Ok(Trained { predictor, stages, tried, penalty, width_before, edges_before })
+    Ok(Trained {
+        predictor,
+        stages,
+        tried,
+        penalty,
+        width_before,
+        edges_before,
+    })
 }
 
 /// The edges of a network before anything is pruned.
 fn full_edges(width: &[usize], constant: &[bool]) -> usize {
     let useless = constant.iter().filter(|constant| **constant).count();
-    width.windows(2).map(|pair| pair[0] * pair[1]).sum::<usize>() - useless * width[1]
+    width
+        .windows(2)
+        .map(|pair| pair[0] * pair[1])
+        .sum::<usize>()
+        - useless * width[1]
 }
 
 /// Prunes as much as the loss does not notice: from the paper's threshold down, the edges below it
@@ -411,7 +470,10 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
             });
         }
         if width.iter().any(|&n| !(1..=4096).contains(&n)) || width.len() > 17 {
-            return option("--width", "a layer has 1 to 4096 nodes, a network 1 to 16 layers".into());
+            return option(
+                "--width",
+                "a layer has 1 to 4096 nodes, a network 1 to 16 layers".into(),
+            );
         }
     }
     if let Some(grids) = &settings.grid {
@@ -422,7 +484,10 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
             return option("--grid", "the grids must increase".into());
         }
     }
-    if settings.degree.is_some_and(|degree| !(1..=MAX_DEGREE).contains(&degree)) {
+    if settings
+        .degree
+        .is_some_and(|degree| !(1..=MAX_DEGREE).contains(&degree))
+    {
         return option("--degree", format!("a degree is 1 to {MAX_DEGREE}"));
     }
     for (name, value) in [
@@ -436,12 +501,20 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
     }
     let columns = (0..data.inputs()).map(|i| data.range(i));
     if columns.clone().all(is_constant) {
-        return Err(TrainError::ConstantInputs { file: data.source.clone() });
+        return Err(TrainError::ConstantInputs {
+            file: data.source.clone(),
+        });
     }
-    let mut inputs: Vec<Range> = columns.map(|range| sampled_range(range, data.rows)).collect();
+    let mut inputs: Vec<Range> = columns
+        .map(|range| sampled_range(range, data.rows))
+        .collect();
     for &(column, range) in &settings.domain {
         let (lo, hi) = data.range(column);
-        let beyond = if lo < range.lo { Some(lo) } else { (hi > range.hi).then_some(hi) };
+        let beyond = if lo < range.lo {
+            Some(lo)
+        } else {
+            (hi > range.hi).then_some(hi)
+        };
         if let Some(value) = beyond {
             return Err(TrainError::OutsideDomain {
                 column: data.input_names[column].clone(),
@@ -453,7 +526,13 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
         inputs[column] = range;
     }
     let outputs = match &data.target {
-        Target::Classification { .. } => vec![Scale { offset: 0.0, scale: 1.0 }; n_out],
+        Target::Classification { .. } => vec![
+            Scale {
+                offset: 0.0,
+                scale: 1.0
+            };
+            n_out
+        ],
         Target::Regression { names, y } => (0..n_out)
             .map(|k| {
                 let column = || y.iter().skip(k).step_by(n_out).copied();
@@ -472,8 +551,18 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
             .collect::<Result<_, _>>()?,
     };
     debug_assert!(data.task() == Task::Regression || data.outputs() >= 1);
-    let network = Network { base: Base::Silu, layers: Vec::new() };
-    Ok(Predictor { format: FORMAT, schema, inputs, outputs, error: 0.0, network })
+    let network = Network {
+        base: Base::Silu,
+        layers: Vec::new(),
+    };
+    Ok(Predictor {
+        format: FORMAT,
+        schema,
+        inputs,
+        outputs,
+        error: 0.0,
+        network,
+    })
 }
 
 /// The domain of an input that the user does not state: the sampled range and a little more, as much
@@ -481,8 +570,14 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
 fn sampled_range((lo, hi): (f64, f64), rows: usize) -> Range {
     if is_constant((lo, hi)) {
         let half = lo.abs().max(1.0);
-        return Range { lo: lo - half, hi: hi + half };
+        return Range {
+            lo: lo - half,
+            hi: hi + half,
+        };
     }
     let margin = (3.0 / rows as f64).min(0.02) * (hi - lo);
-    Range { lo: lo - margin, hi: hi + margin }
+    Range {
+        lo: lo - margin,
+        hi: hi + margin,
+    }
 }
