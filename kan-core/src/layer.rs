@@ -1,7 +1,5 @@
 //! One layer of a model: its tables, their checks, and the three steps of evaluation.
 
-use core::slice;
-
 use crate::base::silu;
 use crate::blob::{LoadError, Node, Reader, Scalar};
 
@@ -88,26 +86,31 @@ impl<'m> Layer<'m> {
         if nodes.len() != inputs || bias.len() != outputs || targets.len() != factors {
             return Err(malformed);
         }
-        let layer = Self {
-            degree,
-            nodes,
-            bias,
-            targets,
-            coefficients,
-            base,
-        };
-        let Coefficients::F32(coefficients) = coefficients;
-        let mut walk = layer.walk(degree as usize, coefficients);
-        let mut bound = largest(layer.bias)?;
+        let mut bound = largest(bias)?;
         let factor = largest(base.unwrap_or(&[]))?;
-        for tables in walk.by_ref() {
-            bound += tables.bound(outputs, factor)?;
+        let Coefficients::F32(mut rows) = coefficients;
+        let mut rest = targets;
+        for &words in nodes {
+            let node = Node::unpack(words);
+            let edges = usize::from(node.edges);
+            // Wraps only where `Node::check` refuses the node.
+            let count = (usize::from(node.intervals) + degree as usize).wrapping_mul(edges);
+            let targets = rest.split_off(..edges).ok_or(malformed)?;
+            let rows = rows.split_off(..count).ok_or(malformed)?;
+            bound += bound_of(&node, targets, rows, outputs, factor)?;
         }
-        if !walk.is_finished() {
-            return Err(LoadError::Malformed);
+        if !rest.is_empty() || !rows.is_empty() {
+            return Err(malformed);
         }
         if bound <= LARGEST_SUM {
-            Ok(layer)
+            Ok(Self {
+                degree,
+                nodes,
+                bias,
+                targets,
+                coefficients,
+                base,
+            })
         } else {
             Err(LoadError::Overflow)
         }
@@ -130,7 +133,7 @@ impl<'m> Layer<'m> {
     pub fn covers(&self, mut input: &[f32]) -> bool {
         self.nodes.iter().all(|&words| {
             let node = Node::unpack(words);
-            let (_, beyond) = node.scale(next(&mut input));
+            let (_, beyond) = node.nearest(next(&mut input));
             node.edges == 0 || beyond.abs() <= node.margin
         })
     }
@@ -156,44 +159,50 @@ impl<'m> Layer<'m> {
         }
     }
 
+    // Not inlined: in one function the loops of all degrees compete for registers.
+    #[inline(never)]
     fn add_splines<B: Basis>(
         &self,
-        coefficients: &[f32],
+        mut coefficients: &[f32],
         mut input: &[f32],
         sums: &mut [f32],
     ) -> Option<()> {
-        for tables in self.walk(B::DEGREE, coefficients) {
-            let place = tables.node.locate(next(&mut input));
-            let rows = tables.rows.get(place.interval * tables.targets.len()..)?;
-            B::at(&place).add(rows, tables.targets, sums)?;
-        }
-        Some(())
-    }
-
-    fn add_base(&self, mut factors: &[f32], mut input: &[f32], sums: &mut [f32]) -> Option<()> {
-        let mut targets = self.targets;
+        let mut first = 0;
         for &words in self.nodes {
             let node = Node::unpack(words);
-            let targets = targets.split_off(..usize::from(node.edges))?;
-            let factors = factors.split_off(..usize::from(node.edges))?;
-            let base = node.base(next(&mut input));
-            add(sums, targets, factors.iter(), |sum, factor| {
-                sum + base * factor
-            });
+            let edges = usize::from(node.edges);
+            let count = (usize::from(node.intervals) + B::DEGREE) * edges;
+            let rows = coefficients.split_off(..count)?;
+            let place = node.locate(next(&mut input));
+            let rows = rows.get(place.interval * edges..)?;
+            let fan = Fan {
+                targets: self.targets,
+                first,
+                edges: node.edges,
+            };
+            B::at(&place).add(rows, &fan, sums)?;
+            first += edges;
         }
         Some(())
     }
 
-    fn walk<'a, T>(&self, degree: usize, coefficients: &'a [T]) -> Walk<'a, T>
-    where
-        'm: 'a,
-    {
-        Walk {
-            degree,
-            nodes: self.nodes.iter(),
-            targets: self.targets,
-            coefficients,
+    #[inline(never)]
+    fn add_base(&self, mut factors: &[f32], mut input: &[f32], sums: &mut [f32]) -> Option<()> {
+        let mut first = 0;
+        for &words in self.nodes {
+            let node = Node::unpack(words);
+            let edges = usize::from(node.edges);
+            let factors = factors.split_off(..edges)?;
+            let base = node.base(next(&mut input));
+            let fan = Fan {
+                targets: self.targets,
+                first,
+                edges: node.edges,
+            };
+            fan.add(sums, factors, |sum, factor| sum + base * factor)?;
+            first += edges;
         }
+        Some(())
     }
 }
 
@@ -202,73 +211,14 @@ fn next(input: &mut &[f32]) -> f32 {
     input.split_off_first().copied().unwrap_or(0.0)
 }
 
-/// The tables of one input node: its grid, and those of the edges that leave it.
-struct NodeTables<'m, T> {
-    node: Node,
-    targets: &'m [u16],
-    rows: &'m [T],
-}
-
-/// Cuts a layer's tables into those of its nodes; ends early where they do not suffice.
-struct Walk<'m, T> {
-    degree: usize,
-    nodes: slice::Iter<'m, [u32; 4]>,
-    targets: &'m [u16],
-    coefficients: &'m [T],
-}
-
-impl<'m, T> Iterator for Walk<'m, T> {
-    type Item = NodeTables<'m, T>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let node = Node::unpack(*self.nodes.next()?);
-        let edges = usize::from(node.edges);
-        // Wraps only where `Node::check` refuses the node.
-        let coefficients = (usize::from(node.intervals) + self.degree).wrapping_mul(edges);
-        Some(NodeTables {
-            node,
-            targets: self.targets.split_off(..edges)?,
-            rows: self.coefficients.split_off(..coefficients)?,
-        })
-    }
-}
-
-impl<T> Walk<'_, T> {
-    /// Whether every table was used up exactly.
-    fn is_finished(&self) -> bool {
-        self.nodes.as_slice().is_empty() && self.targets.is_empty() && self.coefficients.is_empty()
-    }
-}
-
-impl NodeTables<'_, f32> {
-    /// Checks the node's tables, and bounds what any of its edges can add to a sum.
-    fn bound(&self, outputs: usize, factor: f32) -> Result<f32, LoadError> {
-        let mut lowest = 0;
-        for &target in self.targets {
-            let target = usize::from(target);
-            if target < lowest || target >= outputs {
-                return Err(LoadError::Malformed);
-            }
-            lowest = target + 1;
-        }
-        self.node.check()?;
-        // The weights of a spline sum to 1; each interval of extension adds at most 2 to the sum
-        // of their magnitudes.
-        let spline = largest(self.rows)? * (1.0 + 2.0 * self.node.margin);
-        // Neither SiLU nor its slope exceeds 1 on the grid, which it sees 2 wide.
-        let base = factor * (1.0 + 2.0 * self.node.margin / f32::from(self.node.intervals));
-        Ok(spline + base)
-    }
-}
-
 /// Where an input lies on a node's grid.
 struct Place {
-    /// The interval, from 0.
+    /// The interval, from 0; beyond the grid its first or last.
     interval: usize,
-    /// Position in the interval, 0 to 1.
-    u: f32,
-    /// Intervals beyond the grid: negative to its left, positive to its right.
-    beyond: f32,
+    /// Intervals from the interval's left end: on the grid 0 to 1, beyond it less or more, or NaN.
+    offset: f32,
+    /// The node's margin.
+    margin: f32,
 }
 
 impl Node {
@@ -290,42 +240,53 @@ impl Node {
         }
     }
 
-    /// `x` in intervals from the grid's left end: its nearest point on the grid, and how far it
-    /// lies beyond. NaN is nearest to the left end, and NaN beyond.
-    fn scale(&self, x: f32) -> (f32, f32) {
-        let right = f32::from(self.intervals);
-        let t = (x - self.lo) * self.inv_step;
-        let nearest = if t > 0.0 { t } else { 0.0 };
-        let nearest = if nearest < right { nearest } else { right };
-        (nearest, t - nearest)
+    /// Where `x` is, in intervals from the grid's left end.
+    fn position(&self, x: f32) -> f32 {
+        (x - self.lo) * self.inv_step
     }
 
-    /// The same, but saturated beyond the margins, NaN at the left one.
-    fn saturate(&self, x: f32) -> (f32, f32) {
-        let (nearest, beyond) = self.scale(x);
-        let (low, high) = (-self.margin, self.margin);
-        let beyond = if beyond > low { beyond } else { low };
-        let beyond = if beyond < high { beyond } else { high };
-        (nearest, beyond)
+    /// The nearest point to `x` on the grid, as a position, and how far beyond it `x` is. NaN is
+    /// nearest to the left end, and NaN beyond.
+    fn nearest(&self, x: f32) -> (f32, f32) {
+        let t = self.position(x);
+        let nearest = within(t, 0.0, f32::from(self.intervals));
+        (nearest, t - nearest)
     }
 
     /// Step 1: finds `x` on the grid.
     fn locate(&self, x: f32) -> Place {
-        let (nearest, beyond) = self.saturate(x);
-        let interval = (nearest as u32).min(u32::from(self.intervals) - 1);
+        let t = self.position(x);
+        // The conversion saturates; NaN becomes 0.
+        let interval = (t as u32).min(u32::from(self.intervals) - 1);
         Place {
             interval: interval as usize,
-            u: nearest - interval as f32,
-            beyond,
+            offset: t - interval as f32,
+            margin: self.margin,
         }
     }
 
     /// The base function at `x`: SiLU, which sees the grid as −1 to 1, and its tangents beyond.
     fn base(&self, x: f32) -> f32 {
-        let (nearest, beyond) = self.saturate(x);
+        let (nearest, beyond) = self.nearest(x);
+        let beyond = within(beyond, -self.margin, self.margin);
         let factor = 2.0 / f32::from(self.intervals);
         silu(nearest * factor - 1.0, beyond * factor)
     }
+}
+
+/// `x` if it is less than `high`, else `high`. (The minimum of `f32` has its own view of NaN.)
+fn smaller(x: f32, high: f32) -> f32 {
+    if x < high { x } else { high }
+}
+
+/// `x` if it is greater than `low`, else `low`.
+fn larger(x: f32, low: f32) -> f32 {
+    if x > low { x } else { low }
+}
+
+/// `x` or the nearer end of `low` to `high`; `low` for NaN.
+fn within(x: f32, low: f32, high: f32) -> f32 {
+    smaller(larger(x, low), high)
 }
 
 /// The `DEGREE` + 1 B-splines that are not zero on an interval, as weights of their coefficients.
@@ -335,8 +296,8 @@ trait Basis {
     /// Their values at a place, beyond the grid those of their tangents at its end.
     fn at(place: &Place) -> Self;
 
-    /// Step 2: adds a node's edges to the sums, given its rows from the interval's first one on.
-    fn add(&self, rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()>;
+    /// Step 2: adds the edges of a node to the sums, given its rows from the interval's first on.
+    fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()>;
 }
 
 struct Cubic([f32; 4]);
@@ -344,11 +305,14 @@ struct Cubic([f32; 4]);
 impl Basis for Cubic {
     const DEGREE: usize = 3;
 
-    fn at(&Place { u, beyond, .. }: &Place) -> Self {
+    fn at(&Place { offset, margin, .. }: &Place) -> Self {
+        let u = within(offset, 0.0, 1.0);
+        // Half the way beyond the grid: to its left (negative) or right, the other is 0.
+        let half = 0.5 * within(offset - u, -margin, margin);
+        let left = smaller(half, 0.0);
+        let right = half - left;
         let v = 1.0 - u;
         let (u2, v2) = (u * u, v * v);
-        let left = 0.5 * if beyond < 0.0 { beyond } else { 0.0 };
-        let right = 0.5 * beyond - left;
         Self([
             v2 * v * (1.0 / 6.0) - left,
             u2 * (0.5 * u - 1.0) + 2.0 / 3.0 - right,
@@ -357,17 +321,17 @@ impl Basis for Cubic {
         ])
     }
 
-    fn add(&self, mut rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()> {
+    fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()> {
         let [w0, w1, w2, w3] = self.0;
-        let r0 = rows.split_off(..targets.len())?;
-        let r1 = rows.split_off(..targets.len())?;
-        let r2 = rows.split_off(..targets.len())?;
-        let r3 = rows.split_off(..targets.len())?;
+        let n = usize::from(fan.edges);
+        // The only check: the compiler sees that no u16 makes the others fail.
+        let rows = rows.get(..4 * n)?;
+        let (r0, r1) = (rows.get(..n)?, rows.get(n..2 * n)?);
+        let (r2, r3) = (rows.get(2 * n..3 * n)?, rows.get(3 * n..)?);
         let edges = r0.iter().zip(r1).zip(r2).zip(r3);
-        add(sums, targets, edges, |sum, (((c0, c1), c2), c3)| {
+        fan.add(sums, edges, |sum, (((c0, c1), c2), c3)| {
             sum + w0 * c0 + w1 * c1 + w2 * c2 + w3 * c3
-        });
-        Some(())
+        })
     }
 }
 
@@ -376,19 +340,19 @@ struct Linear([f32; 2]);
 impl Basis for Linear {
     const DEGREE: usize = 1;
 
-    fn at(&Place { u, beyond, .. }: &Place) -> Self {
-        let u = u + beyond;
+    fn at(&Place { offset, margin, .. }: &Place) -> Self {
+        let u = within(offset, -margin, 1.0 + margin);
         Self([1.0 - u, u])
     }
 
-    fn add(&self, mut rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()> {
+    fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()> {
         let [w0, w1] = self.0;
-        let r0 = rows.split_off(..targets.len())?;
-        let r1 = rows.split_off(..targets.len())?;
-        add(sums, targets, r0.iter().zip(r1), |sum, (c0, c1)| {
+        let n = usize::from(fan.edges);
+        let rows = rows.get(..2 * n)?;
+        let (r0, r1) = (rows.get(..n)?, rows.get(n..)?);
+        fan.add(sums, r0.iter().zip(r1), |sum, (c0, c1)| {
             sum + w0 * c0 + w1 * c1
-        });
-        Some(())
+        })
     }
 }
 
@@ -401,30 +365,69 @@ impl Basis for Step {
         Self
     }
 
-    fn add(&self, rows: &[f32], targets: &[u16], sums: &mut [f32]) -> Option<()> {
-        add(sums, targets, rows.iter(), |sum, c| sum + c);
+    fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()> {
+        fan.add(sums, rows.get(..usize::from(fan.edges))?, |sum, c| sum + c)
+    }
+}
+
+/// The edges that leave one node.
+struct Fan<'m> {
+    /// The targets of all edges of the layer.
+    targets: &'m [u16],
+    /// The node's first one among them.
+    first: usize,
+    /// Number of edges.
+    edges: u16,
+}
+
+impl Fan<'_> {
+    /// Adds one edge after the other to the sum of its target. Where there are as many edges as
+    /// sums, the targets are 0, 1, 2, … and need no look.
+    fn add<T>(
+        &self,
+        sums: &mut [f32],
+        edges: impl IntoIterator<Item = T>,
+        plus: impl Fn(f32, T) -> f32,
+    ) -> Option<()> {
+        let count = usize::from(self.edges);
+        if count == sums.len() {
+            for (sum, edge) in sums.iter_mut().zip(edges) {
+                *sum = plus(*sum, edge);
+            }
+            return Some(());
+        }
+        let targets = self.targets.get(self.first..)?.get(..count)?;
+        for (&target, edge) in targets.iter().zip(edges) {
+            let sum = sums.get_mut(usize::from(target))?;
+            *sum = plus(*sum, edge);
+        }
         Some(())
     }
 }
 
-/// Adds one edge after the other to the sum of its target; `targets` of all sums are 0, 1, 2, ….
-fn add<T>(
-    sums: &mut [f32],
+/// Checks the tables of a node, and bounds what any of its edges can add to a sum.
+fn bound_of(
+    node: &Node,
     targets: &[u16],
-    edges: impl Iterator<Item = T>,
-    plus: impl Fn(f32, T) -> f32,
-) {
-    if targets.len() == sums.len() {
-        for (sum, edge) in sums.iter_mut().zip(edges) {
-            *sum = plus(*sum, edge);
+    rows: &[f32],
+    outputs: usize,
+    factor: f32,
+) -> Result<f32, LoadError> {
+    let mut lowest = 0;
+    for &target in targets {
+        let target = usize::from(target);
+        if target < lowest || target >= outputs {
+            return Err(LoadError::Malformed);
         }
-    } else {
-        for (&target, edge) in targets.iter().zip(edges) {
-            if let Some(sum) = sums.get_mut(usize::from(target)) {
-                *sum = plus(*sum, edge);
-            }
-        }
+        lowest = target + 1;
     }
+    node.check()?;
+    // The weights of a spline sum to 1; each interval of extension adds at most 2 to the sum
+    // of their magnitudes.
+    let spline = largest(rows)? * (1.0 + 2.0 * node.margin);
+    // Neither SiLU nor its slope exceeds 1 on the grid, which it sees 2 wide.
+    let base = factor * (1.0 + 2.0 * node.margin / f32::from(node.intervals));
+    Ok(spline + base)
 }
 
 /// The largest magnitude among `values`, 0 for none.
