@@ -7,6 +7,8 @@
 //! - The binary `evaluate` finds a blob and test vectors in memory regions of their own, and
 //!   reports every output bit for bit with the exact number of executed instructions. The binary
 //!   `baseline` is the same without `kan-core`; the difference of their sizes is what it costs.
+//! - The binary `panic-free` calls everything that `kan-core` offers a device, and links only
+//!   because none of it can panic.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,4 +1,7 @@
-//! The firmware's application with mocked peripherals, and its format of test vectors.
+//! The firmware's application with mocked peripherals, its format of test vectors, and the proof by
+//! linking that nothing of `kan-core` can panic.
+
+use std::process::Command;
 
 use embedded_hal_mock::eh1::{
     MockError,
@@ -247,6 +250,36 @@ fn an_oven_without_its_adc_does_not_start() {
     bus.done();
     heater.done();
     pin.done();
+}
+
+#[test]
+fn nothing_that_kan_core_offers_a_device_can_panic() {
+    let builds = [
+        ("thumbv7em-none-eabihf", "s"),
+        ("thumbv7em-none-eabihf", "3"),
+        ("thumbv6m-none-eabi", "s"),
+    ];
+    for (target, opt_level) in builds {
+        let build = Command::new("cargo")
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .args(["build", "--quiet", "--profile", "firmware"])
+            .args(["--package", "firmware-example", "--bin", "panic-free"])
+            .args(["--features", "panic-never", "--target", target])
+            .env("CARGO_PROFILE_FIRMWARE_OPT_LEVEL", opt_level)
+            .env_remove("RUSTFLAGS")
+            .output()
+            .expect("cargo starts");
+        let said = String::from_utf8_lossy(&build.stderr);
+        assert!(
+            !said.contains("at least one panicking branch"),
+            "kan-core can panic: firmware-example/src/panic_free.rs does not link for {target} at \
+             opt-level {opt_level}, because the compiler finds a panic reachable"
+        );
+        assert!(
+            build.status.success(),
+            "panic-free does not build (is the target there? rustup target add {target}): {said}"
+        );
+    }
 }
 
 /// A region with these rows of two inputs, and something behind them.
