@@ -183,6 +183,8 @@ fn hidden_grids_follow_their_values_and_the_function_stays() {
     for (factor, offset, moves) in [
         (0.97, 0.0, false),
         (0.8, 0.1, false),
+        (0.8, 0.3, true),
+        (0.8, -0.3, true),
         (1.2, 0.0, true),
         (0.5, 1.0, true),
         (0.1, -0.8, true),

@@ -259,6 +259,20 @@ fn nodes_that_nothing_feeds_or_nothing_reads_go_and_the_function_stays() {
     assert!(difference <= 1e-12, "{difference}");
     assert!(!pruned.layers[0].is_used(1) && pruned.layers[0].is_used(0));
 
+    // The same by hand: without its constant feeder node 1 is a constant itself, and so is what
+    // leaves it.
+    let mut pruned = network.clone();
+    assert!(prune::edge(
+        &mut pruned,
+        &samples(&network, x.clone()),
+        0,
+        0,
+        1
+    ));
+    assert_eq!(pruned.width(), [2, 1, 1]);
+    let difference = distance(&network, &pruned, &x);
+    assert!(difference <= 1e-12, "{difference}");
+
     // A chain: what only feeds a dead node is dead too, through all layers.
     let chain = Network {
         base: Base::Zero,
