@@ -450,7 +450,7 @@ impl<'a> Functions<'a> {
             .iter()
             .map(|&(_, bias)| ROUNDING * bias.abs())
             .collect();
-        for i in 0..self.layer.inputs() {
+        for (i, &error) in error.iter().enumerate() {
             let edges: Vec<(usize, &Edge)> = self.layer.edges_from(i).collect();
             if edges.is_empty() {
                 // An input that nothing reads; its record still has to be valid.
@@ -503,8 +503,7 @@ impl<'a> Functions<'a> {
                     reach: (low, high), ..
                 } = self.domain[i];
                 let position = 3.0 * ROUNDING * (high - low + low.abs().max(high.abs()));
-                bound[j] +=
-                    fitted.error[k] + extent.slope * (error[i] + position) + ROUNDING * terms;
+                bound[j] += fitted.error[k] + extent.slope * (error + position) + ROUNDING * terms;
             }
         }
         // Each addition to a sum rounds it once: four for a cubic edge.

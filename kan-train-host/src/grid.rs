@@ -14,8 +14,13 @@ pub const HIDDEN_MARGIN: f64 = 0.02;
 pub fn extend(network: &mut Network, intervals: usize, limits: &[usize]) {
     let base = network.base;
     for (l, layer) in network.layers.iter_mut().enumerate() {
+        let first = l == 0;
         for i in 0..layer.inputs() {
-            let limit = if l == 0 { limits[i] } else { usize::MAX };
+            let limit = limits
+                .get(i)
+                .copied()
+                .filter(|_| first)
+                .unwrap_or(usize::MAX);
             let grid = layer.grids[i].with_intervals(intervals.min(limit));
             if grid != layer.grids[i] {
                 regrid(layer, base, i, grid);

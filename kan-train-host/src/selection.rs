@@ -29,7 +29,7 @@ const STEPS: usize = 50;
 /// A loss that stands for an error of 1e-5 standard deviations: no sensor is better.
 const NEGLIGIBLE: f64 = 0.5e-10;
 /// A grid takes part in the selection if a step on it costs at most so many multiply-adds.
-const AFFORDABLE: f64 = 2e8;
+const AFFORDABLE: f64 = 1e8;
 /// A finer grid must lower the held-out loss by this part.
 const WORTHWHILE: f64 = 0.03;
 
@@ -287,7 +287,7 @@ fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
         let row = |r: f64| [3e-4, 1e-4, 3e-5, 1e-5].map(|s| penalty(r, s)).to_vec();
         return roughness.into_iter().map(row).collect();
     }
-    let all = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 0.0];
+    let all = [1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 0.0];
     let roughness = settings.roughness.map_or(all.to_vec(), |r| vec![r]);
     vec![roughness.into_iter().map(|r| penalty(r, 0.0)).collect()]
 }
