@@ -496,8 +496,10 @@ impl<'a> Functions<'a> {
                         hi,
                         reach: (low, high),
                     } = self.domain[i];
-                    let beyond = (lo - low).max(high - hi) / (hi - lo);
-                    terms += 8.0 * (self.scale[j].0 * edge.scale_base).abs() * (1.0 + 2.0 * beyond);
+                    // silu(z), its slope and its tangent, each rounded operation of `Node::base`,
+                    // the factor and the product.
+                    let beyond = 2.0 * (lo - low).max(high - hi) / (hi - lo);
+                    terms += (self.scale[j].0 * edge.scale_base).abs() * (12.0 + 19.0 * beyond);
                 }
                 let Domain {
                     reach: (low, high), ..
