@@ -32,8 +32,10 @@ pub struct Outcome {
     pub steps: usize,
 }
 
-/// A roughness penalty in units of the loss itself, on top of what is asked for: bending by one unit
-/// is worth this part of the loss, however small that is.
+/// A roughness penalty in units of the loss itself, on top of what is asked for: the bending of the
+/// network as it is, or one unit of it if that is more, is worth this part of the loss, however small
+/// that is. Relative to the bending too, because a curve with narrow peaks has a million units of it,
+/// which must not outweigh the loss.
 const RELATIVE_ROUGHNESS: f64 = 1e-5;
 /// So many steps in a row without a new best end the run.
 const PATIENCE: usize = 8;
@@ -59,7 +61,12 @@ pub fn train(
     let mut since_best = 0;
     loop {
         // Where no sample is, nothing but this keeps an edge from running wild.
-        let relative = RELATIVE_ROUGHNESS * loss;
+        let unit = Penalty {
+            roughness: 1.0,
+            ..Penalty::default()
+        };
+        let bending = PenaltyForm::at(network, samples, &unit).value(&network.to_vector());
+        let relative = RELATIVE_ROUGHNESS * loss / bending.max(1.0);
         let penalty = Penalty {
             roughness: penalty.roughness + relative,
             ..*penalty

@@ -214,7 +214,12 @@ impl Score {
                 [p] => p,
                 _ => p[class],
             };
-            log_loss -= probability.max(1e-15).ln();
+            // Not `max`, which would make a number of NaN.
+            log_loss -= if probability < 1e-15 {
+                f64::ln(1e-15)
+            } else {
+                probability.ln()
+            };
             hits += usize::from(most_probable(z) == class);
         }
         let rows = class.len() as f64;

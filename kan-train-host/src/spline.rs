@@ -19,7 +19,8 @@ pub enum GridError {
     /// The degree is outside 1 to 5.
     #[error("a spline's degree is 1 to {MAX_DEGREE}, not {0}")]
     Degree(usize),
-    /// Fewer than two breaks, or breaks that do not increase, or are not finite.
+    /// Fewer than two breaks, or breaks that do not increase, are not finite, or stand so close or
+    /// so far apart that the distances of the knots are no ordinary numbers.
     #[error("a grid needs at least two breaks, finite and increasing")]
     Breaks,
 }
@@ -74,19 +75,24 @@ impl Grid {
         if degree == 0 || degree > MAX_DEGREE {
             return Err(GridError::Degree(degree));
         }
-        let increasing = breaks.windows(2).all(|pair| pair[0] < pair[1]);
-        if breaks.len() < 2 || !increasing || breaks.iter().any(|knot| !knot.is_finite()) {
+        if breaks.len() < 2 {
             return Err(GridError::Breaks);
         }
         let intervals = breaks.len() - 1;
         let (lo, hi) = (breaks[0], breaks[intervals]);
         let step = (hi - lo) / intervals as f64;
-        let knots = (1..=degree)
+        let knots: Vec<f64> = (1..=degree)
             .rev()
             .map(|k| lo - k as f64 * step)
             .chain(breaks.iter().copied())
             .chain((1..=degree).map(|k| hi + k as f64 * step))
             .collect();
+        // The outer knots too: breaks next to each other in f64 leave no room for them.
+        let apart = |below: f64, above: f64| above > below && (above - below).is_normal();
+        let last = knots.len() - 1;
+        if !knots.windows(2).all(|pair| apart(pair[0], pair[1])) || !apart(knots[0], knots[last]) {
+            return Err(GridError::Breaks);
+        }
         let uniform = breaks
             .iter()
             .enumerate()
@@ -115,7 +121,8 @@ impl Grid {
     ///
     /// Repeated values take part once, and the blend keeps at least a hundredth of the uniform
     /// spacing, so that no knot repeats; fewer than two distinct samples give the uniform grid on
-    /// a range of 2 around them.
+    /// a range of 2 around them (2e-6 of their size, if they are beyond 1e6). Samples that are not
+    /// finite, or beyond 1e300, take no part.
     pub fn from_samples(
         degree: usize,
         samples: &[f64],
@@ -123,14 +130,21 @@ impl Grid {
         grid_eps: f64,
         margin: f64,
     ) -> Self {
-        let mut sorted: Vec<f64> = samples.iter().copied().filter(|x| x.is_finite()).collect();
+        let mut sorted: Vec<f64> = samples
+            .iter()
+            .copied()
+            .filter(|x| x.abs() <= 1e300)
+            .collect();
         sorted.sort_by(f64::total_cmp);
         sorted.dedup();
         let (lo, hi) = match (sorted.first(), sorted.last()) {
             (Some(&lo), Some(&hi)) if hi - lo > 1e-9 * lo.abs().max(hi.abs()).max(1e-9) => {
                 (lo - margin * (hi - lo), hi + margin * (hi - lo))
             }
-            (Some(&lo), _) => return Self::uniform(degree, lo - 1.0, lo + 1.0, intervals),
+            (Some(&lo), _) => {
+                let half = f64::max(1.0, 1e-6 * lo.abs());
+                return Self::uniform(degree, lo - half, lo + half, intervals);
+            }
             (None, _) => return Self::uniform(degree, -1.0, 1.0, intervals),
         };
         let eps = grid_eps.clamp(0.01, 1.0);
@@ -419,16 +433,21 @@ impl Grid {
     }
 }
 
-/// Gauss–Legendre points and weights on `lo..hi`, exact to degree 7: all products of two second
-/// derivatives of quintics, and of two slopes of quartics.
-pub(crate) fn gauss(lo: f64, hi: f64) -> [(f64, f64); 4] {
-    const NODES: [(f64, f64); 2] = [
-        (0.339_981_043_584_856_3, 0.652_145_154_862_546_1),
-        (0.861_136_311_594_052_6, 0.347_854_845_137_453_9),
-    ];
+/// Gauss–Legendre points and weights on `lo..hi`, exact to degree 9: all products of two slopes of
+/// quintics.
+fn gauss(lo: f64, hi: f64) -> [(f64, f64); 5] {
+    const OUTER: (f64, f64) = (0.906_179_845_938_664, 0.236_926_885_056_189_08);
+    const INNER: (f64, f64) = (0.538_469_310_105_683_1, 0.478_628_670_499_366_47);
+    const MIDDLE: (f64, f64) = (0.0, 0.568_888_888_888_888_9);
     let (mid, half) = (0.5 * (lo + hi), 0.5 * (hi - lo));
-    let at = |sign: f64, k: usize| (mid + sign * half * NODES[k].0, half * NODES[k].1);
-    [at(-1.0, 1), at(-1.0, 0), at(1.0, 0), at(1.0, 1)]
+    let at = |sign: f64, (node, weight): (f64, f64)| (mid + sign * half * node, half * weight);
+    [
+        at(-1.0, OUTER),
+        at(-1.0, INNER),
+        at(1.0, MIDDLE),
+        at(1.0, INNER),
+        at(1.0, OUTER),
+    ]
 }
 
 /// Least-squares fits of any function by splines on one grid, at points spread over every interval

@@ -100,6 +100,16 @@ pub enum TrainError {
         /// The file.
         file: String,
     },
+    /// A column whose range is beyond the arithmetic.
+    #[error(
+        "{file}: column `{column}` has values or a range too large or too small to calculate with; use another unit"
+    )]
+    Unit {
+        /// The file.
+        file: String,
+        /// The column.
+        column: String,
+    },
     /// The optimiser found no finite network.
     #[error("training did not converge to finite numbers; try a smaller --grid or --width")]
     Diverged,
@@ -340,8 +350,8 @@ pub fn train(
 
     let mut clock = Instant::now();
     let mut network = match (start, settings.lamb) {
-        (Some(network), _) => network,
-        (None, Some(lamb)) => frame.sparse_start(&samples, &recipe, lamb, !settings.no_prune),
+        (_, Some(lamb)) => frame.sparse_start(&samples, &recipe, lamb, !settings.no_prune),
+        (Some(network), None) => network,
         (None, None) => frame.start(&samples, &recipe),
     };
     let width_before = recipe.width.clone();
@@ -523,7 +533,21 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
                 hi: range.hi,
             });
         }
+        if !is_usable(range) {
+            let name = &data.input_names[column];
+            let (lo, hi) = (range.lo, range.hi);
+            return option(
+                "--domain",
+                format!("column `{name}`: {lo}:{hi} is no range"),
+            );
+        }
         inputs[column] = range;
+    }
+    if let Some(column) = inputs.iter().position(|&range| !is_usable(range)) {
+        return Err(TrainError::Unit {
+            file: data.source.clone(),
+            column: data.input_names[column].clone(),
+        });
     }
     let outputs = match &data.target {
         Target::Classification { .. } => vec![
@@ -540,7 +564,13 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
                 let variance =
                     column().map(|y| (y - offset).powi(2)).sum::<f64>() / data.rows as f64;
                 let scale = variance.sqrt();
-                if !scale.is_finite() || scale <= 1e-12 * offset.abs() || scale == 0.0 {
+                if !scale.is_finite() {
+                    return Err(TrainError::Unit {
+                        file: data.source.clone(),
+                        column: names[k].clone(),
+                    });
+                }
+                if scale <= 1e-12 * offset.abs() || scale == 0.0 {
                     return Err(TrainError::ConstantTarget {
                         file: data.source.clone(),
                         column: names[k].clone(),
@@ -563,6 +593,11 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
         error: 0.0,
         network,
     })
+}
+
+/// Whether the map from a range to −1 … 1 is made of ordinary numbers.
+fn is_usable(Range { lo, hi }: Range) -> bool {
+    hi > lo && (hi - lo).is_normal() && lo.abs().max(hi.abs()) <= 1e300
 }
 
 /// The domain of an input that the user does not state: the sampled range and a little more, as much

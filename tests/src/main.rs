@@ -3,6 +3,7 @@
 mod artifact;
 mod blob;
 mod command_line;
+mod compile;
 mod dataset;
 mod device;
 mod evaluator;

@@ -565,7 +565,10 @@ fn contradiction(predictor: &Predictor) -> Option<&'static str> {
     let (Some(first), Some(last)) = (network.layers.first(), network.layers.last()) else {
         return Some("a network without layers");
     };
-    let degree = first.grids.first()?.degree();
+    let Some(grid) = first.grids.first() else {
+        return Some("a layer without inputs");
+    };
+    let degree = grid.degree();
     for pair in network.layers.windows(2) {
         if pair[0].outputs != pair[1].inputs() {
             return Some("layers that do not fit each other");
