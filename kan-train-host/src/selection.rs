@@ -29,7 +29,7 @@ const STEPS: usize = 50;
 /// A loss that stands for an error of 1e-5 standard deviations: no sensor is better.
 const NEGLIGIBLE: f64 = 0.5e-10;
 /// A grid takes part in the selection if a step on it costs at most so many multiply-adds.
-const AFFORDABLE: f64 = 1e8;
+const AFFORDABLE: f64 = 3e8;
 /// A finer grid must lower the held-out loss by this part.
 const WORTHWHILE: f64 = 0.03;
 
@@ -305,14 +305,14 @@ fn shapes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
             shapes.push(vec![n_in, hidden, 2.max(n_out), n_out]);
         }
     }
-    // Eight parameters an edge and at least three samples a parameter, and steps that are quick;
+    // Eight parameters an edge and at least two samples a parameter, and steps that are quick;
     // the additive shape always.
     let rows = (samples.rows().min(ENOUGH_ROWS) * n_out) as f64;
     shapes.retain(|width| {
         let edges = used * width[1] + width[1..].windows(2).map(|w| w[0] * w[1]).sum::<usize>();
         let (parameters, active) = (8.0 * edges as f64, 5.0 * edges as f64);
         let cost = 0.5 * rows * active * active;
-        let small = parameters <= rows / 3.0 || width[1] == 1;
+        let small = parameters <= rows / 2.0 || width[1] == 1;
         width.len() == 2 || (small && cost <= AFFORDABLE)
     });
     shapes
