@@ -10,7 +10,8 @@ use faer::{Mat, MatRef, Side};
 
 use crate::grid;
 use crate::network::Network;
-use crate::objective::{self, Penalty, PenaltyCurvature, PenaltyForm, Samples, Tapes};
+use crate::objective::{self, Samples, Tapes, dot};
+use crate::penalty::{Penalty, PenaltyCurvature, PenaltyForm};
 
 /// How a run of steps goes.
 #[derive(Debug, Clone, Copy)]
@@ -221,10 +222,6 @@ pub fn factor_cost(network: &Network, samples: &Samples) -> f64 {
     let active = (network.edges() * (network.degree() + 2)) as f64;
     let rows = (samples.rows() * samples.outputs) as f64;
     0.5 * rows * active * active + n * n * n / 3.0
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Approximates A⁻¹·(−gradient), A given by its products, preconditioned by its diagonal, until the

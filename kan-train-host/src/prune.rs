@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::network::{Layer, Network};
-use crate::objective::{Samples, Statistics, statistics};
+use crate::objective::Samples;
+use crate::statistics::{Statistics, statistics};
 
 /// θ of the paper: what contributes less than this part is pruned.
 pub const THRESHOLD: f64 = 1e-2;

@@ -15,7 +15,8 @@ use std::sync::mpsc;
 use crate::grid;
 use crate::levenberg;
 use crate::network::Network;
-use crate::objective::{self, Penalty, Samples, Target};
+use crate::objective::{self, Samples, Target};
+use crate::penalty::Penalty;
 use crate::train::{Event, Frame, GRIDS, Recipe, Settings};
 
 /// Below so many rows all of them are held out in turns, so many turns: the fewer rows, the more.

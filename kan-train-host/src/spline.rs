@@ -404,7 +404,8 @@ impl Grid {
 
     /// Gram matrix ∫ f_i⁽ᵒ⁾ f_j⁽ᵒ⁾ dx over the grid of the derivatives of order `order` (1 or 2) of
     /// the basis functions and, last, of one more function given by that derivative. Row-major,
-    /// `(G + k + 1)²`; exact for the splines.
+    /// `(G + k + 1)²`; exact for the splines. The second derivative of a polygon (degree 1) is taken as
+    /// the jump of its slope at each break, spread over the interval around it.
     pub fn gram(&self, order: usize, extra: impl Fn(f64) -> f64) -> Vec<f64> {
         let n = self.functions() + 1;
         let mut gram = vec![0.0; n * n];
@@ -425,6 +426,22 @@ impl Grid {
                 for &(i, a) in &entries {
                     for &(j, b) in &entries {
                         gram[i * n + j] += weight * a * b;
+                    }
+                }
+            }
+        }
+        if order == 2 && self.degree == 1 {
+            for (first, three) in self.breaks().windows(3).enumerate() {
+                let [before, after] = [three[1] - three[0], three[2] - three[1]];
+                let width = 0.5 * (before + after);
+                let jump = [
+                    before.recip(),
+                    -before.recip() - after.recip(),
+                    after.recip(),
+                ];
+                for (i, a) in jump.iter().enumerate() {
+                    for (j, b) in jump.iter().enumerate() {
+                        gram[(first + i) * n + first + j] += a * b / width;
                     }
                 }
             }

@@ -15,11 +15,13 @@ use crate::dataset::{Dataset, Target};
 use crate::grid;
 use crate::levenberg::{self, Options};
 use crate::network::{Base, Network};
-use crate::objective::{self, Penalty, Samples};
+use crate::objective::{self, Samples};
+use crate::penalty::Penalty;
 use crate::predictor::{self, FORMAT, Predictor, Range, Scale, Score};
 use crate::prune::{self, Removed};
 use crate::selection::{self, Choice, Tried};
 use crate::spline::{Grid, MAX_DEGREE};
+use crate::statistics;
 
 /// Random starts whose first steps decide which one goes on.
 const STARTS: u64 = 5;
@@ -288,7 +290,7 @@ impl Frame {
                     );
                 }
                 (
-                    loss + lamb * objective::sparsity(&network, samples),
+                    loss + lamb * statistics::sparsity(&network, samples),
                     network,
                 )
             })

@@ -2,8 +2,9 @@
 
 use kan_train_host::grid::{self, HIDDEN_MARGIN};
 use kan_train_host::network::{Base, Edge, Layer, Network};
-use kan_train_host::objective::{Samples, Target, statistics};
+use kan_train_host::objective::{Samples, Target};
 use kan_train_host::spline::{Fit, Grid, MAX_DEGREE};
+use kan_train_host::statistics::statistics;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 

@@ -4,10 +4,10 @@
 use kan_train_host::grid;
 use kan_train_host::levenberg;
 use kan_train_host::network::{Base, Edge, Layer, Network};
-use kan_train_host::objective::{
-    self, Penalty, PenaltyForm, Samples, Tapes, Target, softmax, sparsity, statistics,
-};
+use kan_train_host::objective::{self, Samples, Tapes, Target, softmax};
+use kan_train_host::penalty::{Penalty, PenaltyForm};
 use kan_train_host::spline::{Grid, MAX_DEGREE};
+use kan_train_host::statistics::{sparsity, statistics};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -797,7 +797,7 @@ fn penalty_by_definition(network: &Network, samples: &Samples, penalty: &Penalty
                     };
                     spline + e.scale_base * base(network.base, grid, x)[2]
                 };
-                let bending = integral(grid, |x| curvature(x).powi(2));
+                let bending = integral(grid, |x| curvature(x).powi(2)) + corners(grid, &e.coef);
                 let tilt = integral(grid, |x| edge(network.base, grid, e, x).1.powi(2));
                 let (pull, _) = quotient(
                     |by| {
@@ -819,6 +819,20 @@ fn penalty_by_definition(network: &Network, samples: &Samples, penalty: &Penalty
         }
     }
     total
+}
+
+/// The bending of a polygon: its slope's jumps, squared, each over the width it is spread on.
+fn corners(grid: &Grid, coef: &[f64]) -> f64 {
+    if grid.degree() != 1 {
+        return 0.0;
+    }
+    let breaks = grid.breaks();
+    (1..breaks.len() - 1)
+        .map(|m| {
+            let slope = |a: usize| (coef[a + 1] - coef[a]) / (breaks[a + 1] - breaks[a]);
+            (slope(m) - slope(m - 1)).powi(2) / (0.5 * (breaks[m + 1] - breaks[m - 1]))
+        })
+        .sum()
 }
 
 #[test]

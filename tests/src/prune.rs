@@ -2,9 +2,11 @@
 
 use kan_train_host::levenberg;
 use kan_train_host::network::{Base, Edge, Layer, Network};
-use kan_train_host::objective::{self, Penalty, Samples, Target, statistics};
+use kan_train_host::objective::{self, Samples, Target};
+use kan_train_host::penalty::Penalty;
 use kan_train_host::prune::{self, Removed, THRESHOLD, importance};
 use kan_train_host::spline::{Fit, Grid};
+use kan_train_host::statistics::statistics;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 

@@ -8,9 +8,10 @@ use kan_train_host::artifact::MODEL;
 use kan_train_host::compile::Options as TableOptions;
 use kan_train_host::dataset::Dataset;
 use kan_train_host::network::Network;
-use kan_train_host::objective::{Samples, statistics};
+use kan_train_host::objective::Samples;
 use kan_train_host::predictor::{self, Score};
 use kan_train_host::prune;
+use kan_train_host::statistics::statistics;
 use kan_train_host::train::{Event, Stage};
 use serde::Serialize;
 
