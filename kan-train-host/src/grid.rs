@@ -80,22 +80,18 @@ pub fn follow(network: &mut Network, samples: &Samples) {
 /// Multiplies hidden node `i` between layers `l` and `l + 1` by `factor`. The network's function
 /// stays, exactly: the edges into the node take the factor, the grid behind it stretches.
 fn rescale(network: &mut Network, l: usize, i: usize, factor: f64) {
+    let grid = &network.layers[l + 1].grids[i];
+    let breaks: Vec<f64> = grid.breaks().iter().map(|x| x * factor).collect();
+    let Ok(grid) = Grid::new(grid.degree(), &breaks) else {
+        return;
+    };
+    network.layers[l + 1].grids[i] = grid;
     let feeding = &mut network.layers[l];
     feeding.bias[i] *= factor;
-    for edge in feeding
-        .edges
-        .iter_mut()
-        .skip(i)
-        .step_by(feeding.outputs)
-        .flatten()
-    {
+    let into = feeding.edges.iter_mut().skip(i).step_by(feeding.outputs);
+    for edge in into.flatten() {
         edge.coef.iter_mut().for_each(|c| *c *= factor);
         edge.scale_base *= factor;
-    }
-    let fed = &mut network.layers[l + 1];
-    let breaks: Vec<f64> = fed.grids[i].breaks().iter().map(|x| x * factor).collect();
-    if let Ok(grid) = Grid::new(fed.grids[i].degree(), &breaks) {
-        fed.grids[i] = grid;
     }
 }
 

@@ -182,8 +182,8 @@ impl Edge {
 
 impl Network {
     /// A fully connected network of shape `width` on the grids of its inputs, hidden grids on
-    /// `−1..1`, at random: each edge a random slope plus noise, as large as keeps the variance of the node sums near
-    /// one.
+    /// `−1..1`, at random: each edge a line of slope up to 1/√(edges into its node) plus noise and
+    /// base function, so that node sums stay of order one whatever the width.
     pub fn random(width: &[usize], inputs: &[Grid], base: Base, rng: &mut impl Rng) -> Self {
         let degree = inputs[0].degree();
         let intervals = inputs.iter().map(Grid::intervals).max().unwrap_or(1);

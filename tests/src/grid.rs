@@ -8,19 +8,7 @@ use kan_train_host::statistics::statistics;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::network::{random_network, random_points};
-
-fn samples(network: &Network, x: Vec<f64>) -> Samples {
-    let width = network.width();
-    let (inputs, outputs) = (width[0], width[width.len() - 1]);
-    let target = Target::Values(vec![0.0; x.len() / inputs * outputs]);
-    Samples {
-        inputs,
-        outputs,
-        x,
-        target,
-    }
-}
+use crate::network::{random_network, random_points, samples};
 
 /// The largest difference of the outputs of two networks at `x`, and the largest output.
 fn difference(a: &Network, b: &Network, x: &[f64]) -> (f64, f64) {

@@ -58,15 +58,23 @@ fn exercise(model: &AnyModel) {
     assert_eq!(model.tables().count(), model.layers());
 }
 
-/// Loads a blob of an enemy; whether it loaded.
-fn attack(blob: &Blob) -> bool {
-    let _ = blob_len(blob);
-    match AnyModel::load(blob) {
-        Ok(model) => {
-            exercise(&model);
-            true
+/// What became of the blobs of an enemy.
+#[derive(Debug, Default)]
+struct Tally {
+    loaded: usize,
+    refused: usize,
+}
+
+impl Tally {
+    fn attack(&mut self, blob: &Blob) {
+        let _ = blob_len(blob);
+        match AnyModel::load(blob) {
+            Ok(model) => {
+                exercise(&model);
+                self.loaded += 1;
+            }
+            Err(_) => self.refused += 1,
         }
-        Err(_) => false,
     }
 }
 
@@ -151,7 +159,7 @@ fn every_damaged_byte_is_recognised() {
 /// With the checksum made good again, the deeper checks are reached.
 #[test]
 fn every_byte_changed_on_purpose_is_refused_or_harmless() {
-    let (mut loaded, mut refused) = (0, 0);
+    let mut tally = Tally::default();
     for blob in victims() {
         for at in (0..blob.len()).filter(|at| !(12..16).contains(at)) {
             let before = blob[at];
@@ -160,18 +168,12 @@ fn every_byte_changed_on_purpose_is_refused_or_harmless() {
                 let mut changed = blob.clone();
                 changed[at] = byte;
                 changed.fix_checksum();
-                match attack(&changed) {
-                    true => loaded += 1,
-                    false => refused += 1,
-                }
+                tally.attack(&changed);
             }
         }
     }
     // Most bytes are mantissas, where any value is good; the others are not.
-    assert!(
-        loaded > 1000 && refused > 1000,
-        "{loaded} loaded, {refused} refused"
-    );
+    assert!(tally.loaded > 1000 && tally.refused > 1000, "{tally:?}");
 }
 
 #[test]
@@ -188,7 +190,7 @@ fn random_mutations_are_refused_or_harmless() {
         0x7f7f_ffff,
         0x8000_0000,
     ];
-    let (mut loaded, mut refused) = (0, 0);
+    let mut tally = Tally::default();
     for _ in 0..40_000 {
         let mut blob = victims[random.below(victims.len())].clone();
         for _ in 0..=random.below(4) {
@@ -216,15 +218,9 @@ fn random_mutations_are_refused_or_harmless() {
             blob[4..12].copy_from_slice(&[1, 0, 0, 0, len[0], len[1], len[2], len[3]]);
         }
         blob.fix_checksum();
-        match attack(&blob) {
-            true => loaded += 1,
-            false => refused += 1,
-        }
+        tally.attack(&blob);
     }
-    assert!(
-        loaded > 1000 && refused > 1000,
-        "{loaded} loaded, {refused} refused"
-    );
+    assert!(tally.loaded > 1000 && tally.refused > 1000, "{tally:?}");
 }
 
 #[test]

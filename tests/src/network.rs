@@ -192,6 +192,19 @@ fn moved(network: &Network, p: usize, by: f64) -> Network {
 
 const SHAPES: [&[usize]; 4] = [&[1, 1], &[3, 2], &[2, 3, 2], &[3, 4, 3, 2]];
 
+/// Points as samples whose targets are all 0.
+pub fn samples(network: &Network, x: Vec<f64>) -> Samples {
+    let width = network.width();
+    let (inputs, outputs) = (width[0], width[width.len() - 1]);
+    let target = Target::Values(vec![0.0; x.len() / inputs * outputs]);
+    Samples {
+        inputs,
+        outputs,
+        x,
+        target,
+    }
+}
+
 /// Networks of every degree, base function and depth, complete and with edges pruned.
 fn networks() -> Vec<Network> {
     let mut rng = Pcg64Mcg::seed_from_u64(10);

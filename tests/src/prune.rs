@@ -10,19 +10,7 @@ use kan_train_host::statistics::statistics;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::network::{random_network, random_points};
-
-fn samples(network: &Network, x: Vec<f64>) -> Samples {
-    let width = network.width();
-    let (inputs, outputs) = (width[0], width[width.len() - 1]);
-    let target = Target::Values(vec![0.0; x.len() / inputs * outputs]);
-    Samples {
-        inputs,
-        outputs,
-        x,
-        target,
-    }
-}
+use crate::network::{random_network, random_points, samples};
 
 /// Whether a network is one: layers that fit each other, coefficients that fit their grids.
 fn is_whole(network: &Network) -> bool {
