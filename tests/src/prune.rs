@@ -2,7 +2,7 @@
 
 use kan_train_host::levenberg;
 use kan_train_host::network::{Base, Edge, Layer, Network};
-use kan_train_host::objective::{self, Samples, Target};
+use kan_train_host::objective::{self, Target};
 use kan_train_host::penalty::Penalty;
 use kan_train_host::prune::{self, Removed, THRESHOLD, importance};
 use kan_train_host::spline::{Fit, Grid};
