@@ -136,8 +136,9 @@ pub enum Score {
     Regression {
         /// Root mean squared error over all rows and targets, in the targets' unit.
         rmse: f64,
-        /// 1 − squared error / variance, averaged over the targets.
-        r2: f64,
+        /// 1 − squared error / variance, averaged over the targets; `None` where one of them does
+        /// not vary, so that there is nothing to compare the error with.
+        r2: Option<f64>,
         /// The same for each target, if there are several.
         #[serde(skip_serializing_if = "Vec::is_empty", default)]
         targets: Vec<TargetScore>,
@@ -158,8 +159,8 @@ pub struct TargetScore {
     pub name: String,
     /// Root mean squared error in its unit.
     pub rmse: f64,
-    /// 1 − squared error / variance.
-    pub r2: f64,
+    /// 1 − squared error / variance; `None` if the target does not vary.
+    pub r2: Option<f64>,
 }
 
 impl Score {
@@ -177,6 +178,7 @@ impl Score {
             .map(|k| {
                 let column = || y.iter().skip(k).step_by(columns);
                 let rows = column().count() as f64;
+                let varies = column().zip(column().skip(1)).any(|(y, next)| y != next);
                 let mean = column().sum::<f64>() / rows;
                 let variance = column().map(|y| (y - mean).powi(2)).sum::<f64>() / rows;
                 let given = outputs.iter().skip(k).step_by(columns);
@@ -188,16 +190,16 @@ impl Score {
                 TargetScore {
                     name: names[k].clone(),
                     rmse: error.sqrt(),
-                    r2: 1.0 - error / variance.max(f64::MIN_POSITIVE),
+                    // Equal values can have a variance: that of the rounding of their mean.
+                    r2: Some(1.0 - error / variance).filter(|r2| varies && r2.is_finite()),
                 }
             })
             .collect();
-        let mean =
-            |f: fn(&TargetScore) -> f64| targets.iter().map(f).sum::<f64>() / targets.len() as f64;
-        let (rmse, r2) = (mean(|t| t.rmse * t.rmse).sqrt(), mean(|t| t.r2));
+        let n = columns as f64;
+        let r2: Option<f64> = targets.iter().map(|target| target.r2).sum();
         Self::Regression {
-            rmse,
-            r2,
+            rmse: (targets.iter().map(|t| t.rmse * t.rmse).sum::<f64>() / n).sqrt(),
+            r2: r2.map(|sum| sum / n),
             targets: if columns > 1 { targets } else { Vec::new() },
         }
     }

@@ -406,6 +406,12 @@ fn predictions_and_scores_agree() {
         text.starts_with("y,note,b,a,y_predicted\n0,\"x, y\",0.25,0.5,"),
         "{text}"
     );
+    // A target that does not vary has no R².
+    desk.file("one.csv", "a,b,y\n0,0,1\n");
+    let said = desk.json("eval run --data one.csv --target y");
+    assert!(said["r2"].is_null() && number(&said["rmse"]) > 0.0, "{said}");
+    let said = desk.text("eval run --data one.csv --target y");
+    assert!(said.contains("R² -"), "{said}");
     // Rows outside the domain are counted.
     desk.file("far.csv", "a,b,y\n900,0,1\n0,0,1\n");
     assert_eq!(

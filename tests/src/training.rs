@@ -1025,9 +1025,9 @@ fn scores_have_their_closed_forms() {
         panic!("a regression");
     };
     near(rmse, 1.5_f64.sqrt()); // (1 + 1 + 0 + 4)/4
-    near(r2, 0.25); // the mean of 1 − 1/1 and 1 − 2/4
+    near(r2.unwrap(), 0.25); // the mean of 1 − 1/1 and 1 − 2/4
     near(targets[0].rmse, 1.0);
-    near(targets[1].r2, 0.5);
+    near(targets[1].r2.unwrap(), 0.5);
     assert_eq!(targets[1].name, "b");
 
     let classes = |count, class: &[usize]| {
@@ -1074,4 +1074,28 @@ fn scores_have_their_closed_forms() {
         },
     );
     assert!(!Score::of(&[f64::NAN], &one).error().is_finite());
+}
+
+#[test]
+fn without_variance_there_is_no_r2() {
+    let score = |outputs: &[f64], y: &[f64], names: &[&str]| {
+        let column = Column::Regression {
+            names: names.iter().map(ToString::to_string).collect(),
+            y: y.to_vec(),
+        };
+        let data = with_target(vec![0.0; y.len() / names.len()], 1, column);
+        match Score::of(outputs, &data) {
+            Score::Regression { r2, targets, .. } => (r2, targets),
+            Score::Classification { .. } => panic!("a regression"),
+        }
+    };
+    assert_eq!(score(&[2.0], &[1.0], &["y"]).0, None, "one row");
+    // The mean of three times 0.1 is not 0.1.
+    assert_eq!(score(&[2.0, 0.1, 1.0], &[0.1; 3], &["y"]).0, None);
+    assert_eq!(score(&[0.1; 3], &[0.1; 3], &["y"]).0, None, "a perfect fit");
+    // Values whose squares vanish.
+    assert_eq!(score(&[1.0, 1.0], &[0.0, 1e-200], &["y"]).0, None);
+    // One of two targets varies: its own is known, their mean is not.
+    let (both, each) = score(&[1.0, 5.0, 2.0, 5.0], &[1.0, 5.0, 2.0, 5.0], &["a", "b"]);
+    assert_eq!((both, each[0].r2, each[1].r2), (None, Some(1.0), None));
 }

@@ -163,12 +163,13 @@ pub fn figures(value: f64) -> String {
 pub fn in_words(score: &Score) -> String {
     match score {
         Score::Regression { rmse, r2, targets } => {
-            let mut words = format!("RMSE {}, R² {}", figures(*rmse), share(*r2));
+            let r2_of = |r2: Option<f64>| r2.map_or("-".into(), share);
+            let mut words = format!("RMSE {}, R² {}", figures(*rmse), r2_of(*r2));
             for target in targets {
                 let (name, rmse, r2) = (
                     one_line(&target.name),
                     figures(target.rmse),
-                    share(target.r2),
+                    r2_of(target.r2),
                 );
                 words += &format!("; {name}: RMSE {rmse}, R² {r2}");
             }
@@ -186,6 +187,9 @@ pub fn in_words(score: &Score) -> String {
 
 /// A number at most 1; 1 itself only if it is exact.
 fn share(value: f64) -> String {
+    if value < -1e4 {
+        return figures(value);
+    }
     let text = format!("{value:.4}");
     if text == "1.0000" && value < 1.0 {
         let nines = (-(1.0 - value).log10()).floor().min(15.0) as usize;
