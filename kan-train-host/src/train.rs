@@ -203,6 +203,12 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// The most intervals that any node of a network of these widths can have.
+    pub fn finest(&self, width: &[usize]) -> usize {
+        let inputs = self.limits.iter().copied().max();
+        inputs.filter(|_| width.len() == 2).unwrap_or(usize::MAX)
+    }
+
     /// A network at random on `intervals` intervals.
     fn random(&self, samples: &Samples, width: &[usize], intervals: usize, seed: u64) -> Network {
         let mut rng = Pcg64Mcg::seed_from_u64(seed);
@@ -359,7 +365,10 @@ pub fn train(
     let width_before = recipe.width.clone();
     let edges_before = full_edges(&width_before, &frame.constant);
     let mut stages = Vec::new();
-    for (at, &intervals) in recipe.grids.iter().enumerate() {
+    let finest = frame.finest(&recipe.width);
+    let mut grids: Vec<usize> = recipe.grids.iter().map(|&g| g.min(finest)).collect();
+    grids.dedup();
+    for (at, &intervals) in grids.iter().enumerate() {
         frame.stage(
             &mut network,
             &samples,
@@ -374,7 +383,7 @@ pub fn train(
                 });
             },
         );
-        if at + 1 == recipe.grids.len() && !settings.no_prune {
+        if at + 1 == grids.len() && !settings.no_prune {
             let removed = simplify(&mut network, &frame, &samples, intervals, &recipe.penalty);
             watch(Event::Pruned(removed));
         }

@@ -703,6 +703,28 @@ fn a_run_is_refined_pruned_and_compiled_again() {
 }
 
 #[test]
+fn grids_are_no_finer_than_the_values_of_the_inputs() {
+    let desk = Desk::new();
+    let mut text = String::from("a,y\n");
+    for k in 0..40 {
+        writeln!(text, "{},{}", k % 4, f64::from(k).sin()).expect("strings can be written to");
+    }
+    desk.file("four.csv", text);
+    let train = "train four.csv --target y --grid 2,50,100 --task regression";
+    let said = desk.json(&format!("{train} --width 1,1 --out run"));
+    let grids = |said: &Value| -> Vec<u64> {
+        let stages = said["stages"].as_array().expect("a list");
+        stages.iter().filter_map(|s| s["grid"].as_u64()).collect()
+    };
+    assert_eq!(grids(&said), [2, 3]);
+    assert_eq!(said["grid"], 3);
+    desk.fails("refine run --grid 10", 1, &["--grid 10", "four.csv", "at most 3"]);
+    // Hidden nodes take as many values as there are rows.
+    let said = desk.json(&format!("{train} --width 1,1,1 --steps 5 --out deep"));
+    assert_eq!(grids(&said), [2, 50, 100]);
+}
+
+#[test]
 fn inspect_tells_what_firmware_needs() {
     let desk = Desk::trained();
     let said = desk.json("inspect run/model.kan");

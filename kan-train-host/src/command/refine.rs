@@ -244,8 +244,17 @@ fn change(
     if network.edges() == 0 {
         return Err(Failure::new("that would leave a network without edges"));
     }
-    let grid = grid.unwrap_or(network.intervals());
     let (frame, penalty) = run.frame(&samples, &split.train);
+    let finest = frame.finest(&network.width());
+    if let Some(grid) = grid.filter(|grid| *grid > finest) {
+        let data = &split.train.source;
+        return Err(Failure::new(format!(
+            "--grid {grid}: {data} supports at most {finest} intervals: no input has more than {} \
+             distinct values",
+            finest + 1
+        )));
+    }
+    let grid = grid.unwrap_or(network.intervals());
     let task = predictor.task();
     frame.stage(&mut network, &samples, grid, &penalty, &mut |step, loss| {
         console.watch(
