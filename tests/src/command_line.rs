@@ -348,6 +348,17 @@ fn test_rows_are_held_out_unless_said_otherwise() {
         &["--test-fraction"],
     );
     desk.fails(&format!("{train} --test none.csv"), 1, &["none.csv"]);
+    // Ten rows are enough for a file, and eight of them to train on; fewer are not.
+    desk.file("ten.csv", table(10));
+    let ten = "train ten.csv --target y --width 2,1 --grid 1 --out ten";
+    assert_eq!(desk.json(ten)["train_rows"], 8);
+    for (fraction, left) in [("0.3", "leaves 7"), ("0.8", "leaves 2"), ("0.9", "leaves 1")] {
+        desk.fails(
+            &format!("{ten} --test-fraction {fraction}"),
+            1,
+            &["--test-fraction", fraction, "ten.csv", left],
+        );
+    }
     desk.fails(
         &format!("{train} --test other.csv --test-fraction 0.1"),
         2,

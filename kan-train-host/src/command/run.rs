@@ -81,6 +81,9 @@ pub enum Held {
     Fraction(f64),
 }
 
+/// The fewest rows that a split may leave to train on: what is left of the fewest a file may have.
+const FEWEST_ROWS_LEFT: usize = 8;
+
 /// Rows to train on, and rows to test with.
 pub struct Split {
     pub train: Dataset,
@@ -107,6 +110,13 @@ impl Split {
             }
             Held::Fraction(fraction) => {
                 let (train, test) = all.split(*fraction, seed);
+                if train.rows < FEWEST_ROWS_LEFT {
+                    return Err(Failure::new(format!(
+                        "--test-fraction {fraction}: of the {} rows of {} it leaves {} to train \
+                         on, at least {FEWEST_ROWS_LEFT} are needed",
+                        all.rows, all.source, train.rows
+                    )));
+                }
                 Ok(if test.rows == 0 {
                     Self {
                         train: all,
