@@ -352,7 +352,11 @@ fn test_rows_are_held_out_unless_said_otherwise() {
     desk.file("ten.csv", table(10));
     let ten = "train ten.csv --target y --width 2,1 --grid 1 --out ten";
     assert_eq!(desk.json(ten)["train_rows"], 8);
-    for (fraction, left) in [("0.3", "leaves 7"), ("0.8", "leaves 2"), ("0.9", "leaves 1")] {
+    for (fraction, left) in [
+        ("0.3", "leaves 7"),
+        ("0.8", "leaves 2"),
+        ("0.9", "leaves 1"),
+    ] {
         desk.fails(
             &format!("{ten} --test-fraction {fraction}"),
             1,
@@ -420,7 +424,10 @@ fn predictions_and_scores_agree() {
     // A target that does not vary has no R².
     desk.file("one.csv", "a,b,y\n0,0,1\n");
     let said = desk.json("eval run --data one.csv --target y");
-    assert!(said["r2"].is_null() && number(&said["rmse"]) > 0.0, "{said}");
+    assert!(
+        said["r2"].is_null() && number(&said["rmse"]) > 0.0,
+        "{said}"
+    );
     let said = desk.text("eval run --data one.csv --target y");
     assert!(said.contains("R² -"), "{said}");
     // Rows outside the domain are counted.
@@ -714,6 +721,49 @@ fn a_run_is_refined_pruned_and_compiled_again() {
 }
 
 #[test]
+fn rows_that_changed_since_the_training_are_not_taken_for_those_of_the_training() {
+    let desk = Desk::trained();
+    let good = table(60);
+    let cut: String = good.split_inclusive('\n').take(46).collect();
+    desk.file("xy.csv", &cut);
+    let fragments = ["xy.csv", "changed", "45 rows instead of 60", "--data"];
+    desk.fails("refine run --grid 9", 1, &fragments);
+    desk.fails("prune run --edge 0:1:0", 1, &fragments);
+    desk.file("xy.csv", good.replacen(",0.", ",0.1", 1));
+    desk.fails("refine run --grid 9", 1, &["xy.csv", "other values"]);
+    // The tables need no rows, and are not measured on wrong ones.
+    let said = desk.run("compile run --out other.kan --json");
+    assert!(said.status.success());
+    let other: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert!(other["test"].is_null(), "{other}");
+    // Another notation of the same rows is no change, nor is another name.
+    desk.file("xy.csv", good.replace('\n', "\r\n"));
+    assert_eq!(desk.json("refine run --grid 6")["other_rows"], false);
+    desk.file("copy.csv", &good);
+    let said = desk.json("refine run --grid 7 --data copy.csv");
+    assert_eq!(said["other_rows"], false);
+    // Other rows are taken if they are named, and ever after it is said.
+    desk.file("cut.csv", &cut);
+    let said = desk.text("refine run --grid 8 --data cut.csv");
+    assert!(said.contains("other rows than those"), "{said}");
+    let said = desk.json("refine run --grid 9");
+    assert_eq!(
+        (&said["other_rows"], &said["test_rows"]),
+        (&true.into(), &9.into())
+    );
+
+    // Test rows in a file of their own are looked at, too.
+    desk.file("xy.csv", &good);
+    desk.file("test.csv", table(20));
+    desk.text("train xy.csv --target y --test test.csv --width 2,1 --grid 3 --out tested");
+    desk.file("test.csv", &cut);
+    let fragments = ["test.csv", "changed", "45 rows instead of 20"];
+    desk.fails("refine tested --grid 9", 1, &fragments);
+    let said = desk.json("refine tested --grid 9 --data xy.csv");
+    assert_eq!(said["other_rows"], true);
+}
+
+#[test]
 fn grids_are_no_finer_than_the_values_of_the_inputs() {
     let desk = Desk::new();
     let mut text = String::from("a,y\n");
@@ -729,7 +779,11 @@ fn grids_are_no_finer_than_the_values_of_the_inputs() {
     };
     assert_eq!(grids(&said), [2, 3]);
     assert_eq!(said["grid"], 3);
-    desk.fails("refine run --grid 10", 1, &["--grid 10", "four.csv", "at most 3"]);
+    desk.fails(
+        "refine run --grid 10",
+        1,
+        &["--grid 10", "four.csv", "at most 3"],
+    );
     // Hidden nodes take as many values as there are rows.
     let said = desk.json(&format!("{train} --width 1,1,1 --steps 5 --out deep"));
     assert_eq!(grids(&said), [2, 50, 100]);

@@ -58,7 +58,7 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
         seed,
         ..Settings::default()
     };
-    let training: Training = before(&settings, split.train.task());
+    let training: Training = before(&settings, &split);
     let (blob, metrics) = run_in(args.out.as_deref(), training, &settings, &split, console)?;
     let test = split.test.as_ref().unwrap_or(&split.train);
     let error = metrics.blob.test.as_ref().or(metrics.blob.train.as_ref());

@@ -28,7 +28,8 @@ const FINEST: usize = 2000;
 Example: kan refine airfoil --grid 24
 
 Trains on the rows that RUN was trained on, read again from where they were, and measures on the
-same test rows. Replaces network.json, model.kan and metrics.json.")]
+same test rows; if they have changed it refuses, unless --data names the file to take all the same.
+Replaces network.json, model.kan and metrics.json.")]
 pub struct Refine {
     /// A folder that `kan train` made
     #[arg(value_name = "RUN")]
@@ -271,7 +272,8 @@ fn change(
     run.checkpoint.predictor.network = network;
     measure_error(&mut run.checkpoint.predictor, &samples);
     if let Some(data) = data {
-        run.checkpoint.training.move_data(data)?;
+        let training = &mut run.checkpoint.training;
+        training.move_data(data, split.fingerprint)?;
     }
 
     let tables = run.checkpoint.training.tables;
@@ -322,6 +324,12 @@ fn change(
         console.say(format_args!(
             "{when:>6}: {shape}, {edges} edges, grid {grid}; {rows}: {score}"
         ));
+    }
+    if change.metrics.other_rows {
+        console.say(
+            "        other rows than those of the first training: rows that the network was trained \
+             on may be among the test rows",
+        );
     }
     change.metrics.blob.say(console);
     run.save(&compiled, &change)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
 use kan_train_host::compile::{self, Compiled, Options, Tables};
-use kan_train_host::dataset::{Dataset, TargetSchema, Task};
+use kan_train_host::dataset::{Dataset, Target, TargetSchema, Task};
 use kan_train_host::evaluator::Evaluator;
 use kan_train_host::levenberg;
 use kan_train_host::objective::Samples;
@@ -39,6 +39,11 @@ pub struct Checkpoint {
 pub struct Training {
     pub data: Source,
     pub test: Held,
+    /// What `data` and `test` held.
+    pub fingerprint: Fingerprint,
+    /// Whether the network has been trained on other rows than these, too: then its test rows may
+    /// be among them.
+    pub other_rows: bool,
     pub seed: u64,
     pub steps: usize,
     pub grid_eps: f64,
@@ -49,9 +54,11 @@ pub struct Training {
 }
 
 impl Training {
-    /// Notes that the data are somewhere else now.
-    pub fn move_data(&mut self, path: &Path) -> Result<(), Failure> {
+    /// Notes that training went on with the rows of another file, which may be the same rows.
+    pub fn move_data(&mut self, path: &Path, fingerprint: Fingerprint) -> Result<(), Failure> {
         self.data = Source::File(absolute(path)?);
+        self.other_rows |= self.fingerprint != fingerprint;
+        self.fingerprint = fingerprint;
         Ok(())
     }
 }
@@ -81,6 +88,42 @@ pub enum Held {
     Fraction(f64),
 }
 
+/// What tells the rows of a training from others: that a file has been written again as it was, or
+/// in another notation, does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// All rows before any are held out.
+    pub data: Rows,
+    /// Test rows that have a file of their own.
+    pub test: Option<Rows>,
+}
+
+/// The number of rows of a table, and a checksum of their values in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    pub rows: usize,
+    pub crc: u32,
+}
+
+impl Rows {
+    fn of(data: &Dataset) -> Self {
+        const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+        let mut digest = CRC.digest();
+        let mut add = |value: f64| digest.update(&value.to_le_bytes());
+        data.x.iter().copied().for_each(&mut add);
+        match &data.target {
+            Target::Regression { y, .. } => y.iter().copied().for_each(add),
+            Target::Classification { class, .. } => {
+                class.iter().for_each(|&class| add(class as f64));
+            }
+        }
+        Self {
+            rows: data.rows,
+            crc: digest.finalize(),
+        }
+    }
+}
+
 /// The fewest rows that a split may leave to train on: what is left of the fewest a file may have.
 const FEWEST_ROWS_LEFT: usize = 8;
 
@@ -88,6 +131,8 @@ const FEWEST_ROWS_LEFT: usize = 8;
 pub struct Split {
     pub train: Dataset,
     pub test: Option<Dataset>,
+    /// Of both files.
+    pub fingerprint: Fingerprint,
 }
 
 impl Split {
@@ -100,12 +145,18 @@ impl Split {
         task: Option<Task>,
     ) -> Result<Self, Failure> {
         let all = Dataset::read(data, target, task)?;
+        let mut fingerprint = Fingerprint {
+            data: Rows::of(&all),
+            test: None,
+        };
         match test {
             Held::File(path) => {
                 let test = Dataset::read_like(path, &all.schema())?;
+                fingerprint.test = Some(Rows::of(&test));
                 Ok(Self {
                     train: all,
                     test: Some(test),
+                    fingerprint,
                 })
             }
             Held::Fraction(fraction) => {
@@ -121,11 +172,13 @@ impl Split {
                     Self {
                         train: all,
                         test: None,
+                        fingerprint,
                     }
                 } else {
                     Self {
                         train,
                         test: Some(test),
+                        fingerprint,
                     }
                 })
             }
@@ -135,6 +188,10 @@ impl Split {
     pub fn thermocouple() -> Self {
         let (train, test) = Dataset::thermocouple();
         Self {
+            fingerprint: Fingerprint {
+                data: Rows::of(&train),
+                test: Some(Rows::of(&test)),
+            },
             train,
             test: Some(test),
         }
@@ -187,7 +244,8 @@ impl Run {
         })
     }
 
-    /// The rows it was trained on and tested with, or those of another file with the same columns.
+    /// The rows it was trained on and tested with, or whatever rows another file with the same
+    /// columns holds.
     pub fn split(&self, other: Option<&Path>) -> Result<Split, Failure> {
         let Training {
             data, test, seed, ..
@@ -195,7 +253,11 @@ impl Run {
         let schema = &self.checkpoint.predictor.schema;
         let path = match (other, data) {
             (Some(path), _) => path,
-            (None, Source::Thermocouple) => return Ok(Split::thermocouple()),
+            (None, Source::Thermocouple) => {
+                let split = Split::thermocouple();
+                self.check_rows(&split, "the data set inside this kan")?;
+                return Ok(split);
+            }
             (None, Source::File(path)) => path,
         };
         let task = Some(self.checkpoint.predictor.task());
@@ -214,7 +276,43 @@ impl Run {
                 self.path.display()
             )));
         }
+        if other.is_none() {
+            self.check_rows(&split, &path.display().to_string())?;
+        }
         Ok(split)
+    }
+
+    /// Refuses rows that training has not seen so: split again, what it was trained on would be
+    /// among the test rows.
+    fn check_rows(&self, split: &Split, data: &str) -> Result<(), Failure> {
+        let Training {
+            test, fingerprint, ..
+        } = &self.checkpoint.training;
+        let changed = |file: &str, now: Rows, then: Rows| {
+            let difference = if now.rows == then.rows {
+                "other values".to_string()
+            } else {
+                format!("{} rows instead of {}", now.rows, then.rows)
+            };
+            Err(Failure::new(format!(
+                "{file}: changed since {} was trained: {difference} (--data FILE.csv goes on with \
+                 other rows, and says so)",
+                self.path.display()
+            )))
+        };
+        if split.fingerprint.data != fingerprint.data {
+            return changed(data, split.fingerprint.data, fingerprint.data);
+        }
+        match (split.fingerprint.test, fingerprint.test) {
+            (Some(now), Some(then)) if now != then => {
+                let file = match test {
+                    Held::File(path) => path.display().to_string(),
+                    Held::Fraction(_) => data.to_string(),
+                };
+                changed(&file, now, then)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What training this network further works with.
@@ -297,6 +395,8 @@ pub struct Metrics {
     pub targets: Vec<String>,
     pub train_rows: usize,
     pub test_rows: usize,
+    /// Whether the network has been trained on other rows, too, as [`Training::other_rows`].
+    pub other_rows: bool,
     /// Node counts from the inputs to the outputs, after pruning.
     pub width: Vec<usize>,
     pub edges: usize,
@@ -503,6 +603,7 @@ impl Metrics {
             targets: predictor.schema.target.names().to_vec(),
             train_rows: split.train.rows,
             test_rows: split.test.as_ref().map_or(0, |test| test.rows),
+            other_rows: training.other_rows,
             width: network.width(),
             edges: network.edges(),
             width_before: history.width_before,

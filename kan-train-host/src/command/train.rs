@@ -270,7 +270,7 @@ pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failu
             fraction => fraction,
         },
         tables: options.tables.unwrap_or(Tables::Cubic),
-        ..before(&settings, split.train.task())
+        ..before(&settings, &split)
     };
     let metrics = run_in(Some(&out), training, &settings, &split, console)?.1;
     console.say("next:");
@@ -290,15 +290,17 @@ pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failu
 }
 
 /// What is known of a training before it has begun; its data and tables are still to be filled in.
-pub fn before(settings: &Settings, task: Task) -> Training {
+pub fn before(settings: &Settings, split: &Split) -> Training {
     Training {
         data: Source::Thermocouple,
         test: Held::Fraction(0.0),
+        fingerprint: split.fingerprint,
+        other_rows: false,
         seed: settings.seed,
         steps: settings.steps.unwrap_or(100),
         grid_eps: settings.grid_eps.unwrap_or(1.0),
         roughness: settings.roughness.unwrap_or(0.0),
-        slope: if task == Task::Classification {
+        slope: if split.train.task() == Task::Classification {
             1e-5
         } else {
             0.0
