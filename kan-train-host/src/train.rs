@@ -575,7 +575,7 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
                 let variance =
                     column().map(|y| (y - offset).powi(2)).sum::<f64>() / data.rows as f64;
                 let scale = variance.sqrt();
-                if !scale.is_finite() {
+                if !scale.is_finite() || column().any(|y| y.abs() > LARGEST) {
                     return Err(TrainError::Unit {
                         file: data.source.clone(),
                         column: names[k].clone(),
@@ -605,9 +605,13 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
     })
 }
 
+/// The largest magnitude of a column: the tables hold `f32`, and a sum of several edges at the ends
+/// of their tables, from where they go on straight, is larger than any value of the data.
+const LARGEST: f64 = 1e30;
+
 /// Whether the map from a range to −1 … 1 is made of ordinary numbers.
 fn is_usable(Range { lo, hi }: Range) -> bool {
-    hi > lo && (hi - lo).is_normal() && lo.abs().max(hi.abs()) <= 1e300
+    hi > lo && (hi - lo).is_normal() && lo.abs().max(hi.abs()) <= LARGEST
 }
 
 /// The domain of an input that the user does not state: the sampled range and a little more, as much

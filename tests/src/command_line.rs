@@ -972,6 +972,20 @@ fn bad_data_are_named_and_nothing_is_written() {
         constant.replace(",0.5\n", ",yes\n").as_bytes(),
         &["one class", "yes"],
     );
+    // An f32 holds these values, but no sum of several.
+    let mut huge = good.replacen("y\n", "huge\n", 1);
+    huge = huge.replacen(&good.lines().nth(3).unwrap()[..], "0.1,0.2,-3e38", 1);
+    desk.file("huge.csv", &huge);
+    desk.fails(
+        "train huge.csv --target huge --out run",
+        1,
+        &["huge.csv", "`huge`", "too large"],
+    );
+    desk.fails(
+        "train huge.csv --target b --out run",
+        1,
+        &["huge.csv", "`huge`", "too large"],
+    );
     desk.fails("train none.csv --target y --out run", 1, &["none.csv"]);
     desk.fails("train . --target y --out run", 1, &["."]);
     desk.file("good.csv", &good);
