@@ -520,6 +520,9 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
             return option(name, "must be a number that is not negative".into());
         }
     }
+    if settings.grid_eps.is_some_and(|blend| blend > 1.0) {
+        return option("grid_eps", "is 0 (quantiles) to 1 (even spacing)".into());
+    }
     let columns = (0..data.inputs()).map(|i| data.range(i));
     if columns.clone().all(is_constant) {
         return Err(TrainError::ConstantInputs {

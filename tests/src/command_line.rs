@@ -626,6 +626,31 @@ fn options_come_from_a_file_too() {
     fails("seed = -1", &["`seed`"]);
     fails("optimizer = \"magic\"", &["`optimizer`", "magic"]);
     fails("no-prune = 3", &["`no-prune`"]);
+    // What only the data or the other options show to be wrong is the file's fault, too.
+    fails(
+        "test-fraction = 3",
+        &["bad.toml", "`test-fraction` 3", "0 to 0.9"],
+    );
+    fails(
+        "test-fraction = 0.89",
+        &["bad.toml", "`test-fraction` 0.89", "xy.csv"],
+    );
+    fails("steps = 0", &["bad.toml", "`steps` 0"]);
+    fails("grid = [5, 3]", &["bad.toml", "`grid`", "increase"]);
+    fails("width = [3, 1]", &["bad.toml", "`width` 3,1", "2 inputs"]);
+    fails("lamb = -1", &["bad.toml", "`lamb`", "negative"]);
+    fails("domain = \"1:0\"", &["bad.toml", "`domain` 1:0", "less"]);
+    fails("grid_eps = 7", &["bad.toml", "`grid_eps`", "0", "1"]);
+    fails("roughness = -1", &["bad.toml", "`roughness`", "negative"]);
+    // What the command line says is not.
+    desk.file("bad.toml", "test-fraction = 0.5\nsteps = 3");
+    let train = "train xy.csv --target y --out no --config bad.toml";
+    desk.fails(&format!("{train} --steps 0"), 2, &["error: --steps 0"]);
+    desk.fails(
+        &format!("{train} --test-fraction 3"),
+        2,
+        &["error: --test-fraction 3"],
+    );
     desk.fails("train xy.csv --config none.toml", 1, &["none.toml"]);
 }
 

@@ -127,28 +127,47 @@ pub fn bits(text: &str) -> Result<u8, String> {
 }
 
 impl Options {
-    /// These, and where they are silent the others.
-    fn or(self, other: Self) -> Self {
-        let tested = self.test.is_some() || self.test_fraction.is_some();
-        Self {
-            target: self.target.or(other.target),
-            test: self.test.or(other.test.filter(|_| !tested)),
-            test_fraction: self
-                .test_fraction
-                .or(other.test_fraction.filter(|_| !tested)),
-            task: self.task.or(other.task),
-            width: self.width.or(other.width),
-            grid: self.grid.or(other.grid),
-            degree: self.degree.or(other.degree),
-            domain: self.domain.or(other.domain),
-            optimizer: self.optimizer.or(other.optimizer),
-            steps: self.steps.or(other.steps),
-            lamb: self.lamb.or(other.lamb),
-            no_prune: self.no_prune || other.no_prune,
-            tables: self.tables.or(other.tables),
-            bits: self.bits.or(other.bits),
-            out: self.out.or(other.out),
+    /// These, and where they are silent the others; with the names of those taken from there.
+    fn or(self, mut other: Self) -> (Self, Vec<&'static str>) {
+        fn either<T>(
+            name: &'static str,
+            given: Option<T>,
+            other: Option<T>,
+            taken: &mut Vec<&'static str>,
+        ) -> Option<T> {
+            if given.is_none() && other.is_some() {
+                taken.push(name);
+            }
+            given.or(other)
         }
+        if self.test.is_some() || self.test_fraction.is_some() {
+            (other.test, other.test_fraction) = (None, None);
+        }
+        let mut taken = Vec::new();
+        let from = &mut taken;
+        let options = Self {
+            target: either("--target", self.target, other.target, from),
+            test: either("--test", self.test, other.test, from),
+            test_fraction: either(
+                "--test-fraction",
+                self.test_fraction,
+                other.test_fraction,
+                from,
+            ),
+            task: either("--task", self.task, other.task, from),
+            width: either("--width", self.width, other.width, from),
+            grid: either("--grid", self.grid, other.grid, from),
+            degree: either("--degree", self.degree, other.degree, from),
+            domain: either("--domain", self.domain, other.domain, from),
+            optimizer: either("--optimizer", self.optimizer, other.optimizer, from),
+            steps: either("--steps", self.steps, other.steps, from),
+            lamb: either("--lamb", self.lamb, other.lamb, from),
+            no_prune: self.no_prune || other.no_prune,
+            tables: either("--tables", self.tables, other.tables, from),
+            bits: either("--bits", self.bits, other.bits, from),
+            out: either("--out", self.out, other.out, from),
+        };
+        (options, taken)
     }
 }
 
@@ -221,14 +240,40 @@ fn as_typed(value: &toml::Value) -> Option<Typed> {
     }
 }
 
+/// `failure`, with the file to blame if it is about one of the options `taken` from there.
+fn blame(failure: Failure, file: &Path, taken: &[&str]) -> Failure {
+    let about = taken.iter().find_map(|option| {
+        let rest = failure.message.strip_prefix(option)?;
+        let key = option.trim_start_matches('-');
+        rest.starts_with([' ', ':']).then_some((key, rest))
+    });
+    match about {
+        Some((key, rest)) => Failure::new(format!("{}: `{key}`{rest}", file.display())),
+        None => failure,
+    }
+}
+
 pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failure> {
-    let config = args
-        .config
-        .as_deref()
-        .map(Config::read)
-        .transpose()?
-        .unwrap_or_default();
-    let options = args.options.or(config.options);
+    let Some(file) = &args.config else {
+        let config = Config::default();
+        return train_with(&args.data, args.options, &config, seed, console);
+    };
+    let mut config = Config::read(file)?;
+    let (options, mut taken) = args.options.or(std::mem::take(&mut config.options));
+    // Only the file can give these.
+    taken.extend(["roughness", "grid_eps"]);
+    train_with(&args.data, options, &config, seed, console)
+        .map_err(|failure| blame(failure, file, &taken))
+}
+
+/// `config` gives what no option does.
+fn train_with(
+    data: &Path,
+    options: Options,
+    config: &Config,
+    seed: Option<u64>,
+    console: &Console,
+) -> Result<(), Failure> {
     let target = options.target.ok_or_else(|| {
         Failure::usage("--target COL is missing: the column to predict (see `kan train --help`)")
     })?;
@@ -249,7 +294,7 @@ pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failu
     }
     let seed = seed.or(config.seed).unwrap_or(0);
 
-    let split = Split::read(&args.data, &test, seed, &target, options.task)?;
+    let split = Split::read(data, &test, seed, &target, options.task)?;
     let settings = Settings {
         width: options.width,
         grid: options.grid,
@@ -264,7 +309,7 @@ pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failu
     };
     train::check(&split.train, &settings)?;
     let training = Training {
-        data: Source::File(absolute(&args.data)?),
+        data: Source::File(absolute(data)?),
         test: match test {
             Held::File(path) => Held::File(absolute(&path)?),
             fraction => fraction,
@@ -276,7 +321,7 @@ pub fn run(args: Args, seed: Option<u64>, console: &Console) -> Result<(), Failu
     console.say("next:");
     let (shown, data) = (
         quoted(&out.to_string_lossy()),
-        quoted(&args.data.to_string_lossy()),
+        quoted(&data.to_string_lossy()),
     );
     let target = quoted(&target.join(","));
     let kan = program();
