@@ -249,7 +249,8 @@ pub enum CellFault {
 }
 
 impl Dataset {
-    /// Reads a training set: `target` alone decides the columns, all others are inputs.
+    /// Reads a training set: `target` alone decides the columns, all others are inputs. Each text in
+    /// `target` is a column's name or, where no column has that name, several with commas between.
     ///
     /// Without `task`, several targets are a regression, and one target is a classification if it
     /// holds words or at most 20 distinct whole numbers. Labels that are numbers are written in
@@ -344,12 +345,8 @@ impl Dataset {
             });
         }
         let inputs = sheet.all_but(&targets)?;
-        let input_names = inputs
-            .iter()
-            .map(|&column| sheet.header[column].clone())
-            .collect();
+        let (input_names, names) = (sheet.names(&inputs), sheet.names(&targets));
         let cells = sheet.cells(&inputs, &targets, FEWEST_TRAINING_ROWS)?;
-        let names: Vec<String> = target.iter().map(|name| name.trim().to_string()).collect();
         let target = match task {
             Some(Task::Classification) => cells.new_classes(&names[0])?,
             None if names.len() == 1 && cells.holds_classes(&names[0])? => {
@@ -586,10 +583,17 @@ impl Schema {
                 expected: count,
             });
         }
-        Ok(inputs
-            .iter()
-            .map(|&column| sheet.header[column].clone())
-            .collect())
+        Ok(sheet.names(&inputs))
+    }
+
+    /// The columns of a file that `--target` names, as in [`Dataset::read`].
+    ///
+    /// # Errors
+    /// A [`DatasetError`] if one is missing or named twice.
+    pub fn target_names(path: &Path, given: &[String]) -> Result<Vec<String>, DatasetError> {
+        let (source, bytes) = contents(path)?;
+        let sheet = Sheet::open(&source, &bytes)?;
+        Ok(sheet.names(&sheet.targets(given)?))
     }
 }
 
@@ -646,6 +650,12 @@ impl<'t> Sheet<'t> {
         })
     }
 
+    /// The names of these columns.
+    fn names(&self, columns: &[usize]) -> Vec<String> {
+        let names = columns.iter().map(|&column| self.header[column].clone());
+        names.collect()
+    }
+
     /// The columns of these names.
     fn columns(&self, names: &[String]) -> Result<Vec<usize>, DatasetError> {
         names.iter().map(|name| self.column(name.trim())).collect()
@@ -678,12 +688,21 @@ impl<'t> Sheet<'t> {
         }
     }
 
-    /// The columns that `--target` names.
-    fn targets(&self, names: &[String]) -> Result<Vec<usize>, DatasetError> {
-        if names.is_empty() {
+    /// The columns that `--target` names: each text is a name or, where no column has that name,
+    /// several names with commas between them.
+    fn targets(&self, given: &[String]) -> Result<Vec<usize>, DatasetError> {
+        if given.is_empty() {
             return Err(DatasetError::NoTarget);
         }
-        let columns = self.columns(names)?;
+        let mut names = Vec::new();
+        for text in given {
+            if self.header.iter().any(|name| name == text.trim()) {
+                names.push(text.clone());
+            } else {
+                names.extend(text.split(',').map(str::to_string));
+            }
+        }
+        let columns = self.columns(&names)?;
         for (k, column) in columns.iter().enumerate() {
             if columns[..k].contains(column) {
                 return Err(DatasetError::TargetTwice {

@@ -559,6 +559,22 @@ fn several_targets_are_several_outputs() {
 }
 
 #[test]
+fn a_target_may_have_a_comma_in_its_name() {
+    let desk = Desk::new();
+    let text = table(30).replacen("a,b,y\n", "a,\"speed,m/s\",y\n", 1);
+    desk.file("comma.csv", text);
+    let train = "train comma.csv --width 2,1 --grid 3 --task regression --out run --target";
+    let said = desk.json(&format!("{train} speed,m/s"));
+    assert_eq!(said["targets"], serde_json::json!(["speed,m/s"]));
+    let score = desk.json("eval run --data comma.csv --target speed,m/s");
+    assert_eq!(score["n"], 30);
+    desk.file("kan.toml", "target = [\"speed,m/s\", \"y\"]\nwidth = [1, 2]");
+    let said = desk.json("train comma.csv --config kan.toml --grid 3 --out both");
+    assert_eq!(said["targets"], serde_json::json!(["speed,m/s", "y"]));
+    desk.fails(&format!("{train} speed,y"), 1, &["no column 'speed'"]);
+}
+
+#[test]
 fn equal_seeds_give_equal_bytes_whatever_the_number_of_threads() {
     let desk = Desk::new();
     desk.file("xy.csv", table(60));

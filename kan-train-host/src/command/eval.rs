@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE.csv")]
     data: PathBuf,
     /// The columns with the true values [default: those that the model knows]
-    #[arg(long, value_name = "COL[,COL…]", value_delimiter = ',')]
+    #[arg(long, value_name = "COL[,COL…]")]
     target: Option<Vec<String>>,
     /// Where to evaluate: host, qemu or qemu:MACHINE
     #[arg(long, value_name = "PLACE", default_value = "host", value_parser = place)]

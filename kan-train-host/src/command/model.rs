@@ -96,7 +96,8 @@ impl Loaded {
     /// name where the model has names, else by order.
     pub fn schema(&self, data: &Path, targets: Option<&[String]>) -> Result<Schema, Failure> {
         let model = self.evaluator.model();
-        let target = self.target(&model, targets)?;
+        let targets = targets.map(|given| Schema::target_names(data, given));
+        let target = self.target(&model, targets.transpose()?.as_deref())?;
         let inputs = match input_names(&model) {
             Some(names) => names,
             None => Schema::input_names(data, target.names(), model.inputs())?,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{CommandFactory, FromArgMatches, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, ValueEnum};
 use kan_train_host::artifact::{self, MODEL};
 use kan_train_host::compile::{Options as TableOptions, Tables};
 use kan_train_host::dataset::{Dataset, Task};
@@ -50,7 +50,7 @@ pub struct Args {
 #[derive(clap::Args, Default)]
 struct Options {
     /// The column to predict; several, separated by commas, are a regression with several outputs
-    #[arg(long, value_name = "COL[,COL…]", value_delimiter = ',')]
+    #[arg(long, value_name = "COL[,COL…]")]
     target: Option<Vec<String>>,
     /// Test rows, in a file of their own
     #[arg(long, value_name = "FILE.csv", conflicts_with = "test_fraction")]
@@ -188,27 +188,32 @@ impl Config {
         })?;
         let mut arguments = Vec::new();
         for (key, value) in &table {
-            if Self::command()
-                .get_arguments()
-                .all(|option| option.get_long() != Some(key))
-            {
+            let command = Self::command();
+            let mut known = command.get_arguments();
+            let Some(option) = known.find(|option| option.get_long() == Some(key)) else {
                 return Err(Failure::new(format!("{shown}: no option `{key}`")));
-            }
-            match as_typed(value) {
+            };
+            let typed = match as_typed(value) {
                 Some(Typed::Flag(false)) => continue,
-                Some(Typed::Flag(true)) => arguments.push(format!("--{key}")),
-                Some(Typed::Value(text)) => arguments.push(format!("--{key}={text}")),
+                Some(Typed::Flag(true)) => vec![format!("--{key}")],
+                Some(Typed::Values(mut list)) => {
+                    if !matches!(option.get_action(), ArgAction::Append) {
+                        list = vec![list.join(",")];
+                    }
+                    list.iter().map(|text| format!("--{key}={text}")).collect()
+                }
                 None => {
                     return Err(Failure::new(format!("{shown}: `{key}` cannot be {value}")));
                 }
-            }
-            // One by one, to name the key.
-            if let Err(error) = Self::command().try_get_matches_from(arguments.last()) {
+            };
+            // Key by key, to name it.
+            if let Err(error) = Self::command().try_get_matches_from(&typed) {
                 return Err(Failure::new(format!(
                     "{shown}: `{key}`: {}",
                     reason(&error)
                 )));
             }
+            arguments.extend(typed);
         }
         let matches = Self::command().try_get_matches_from(&arguments);
         matches
@@ -220,7 +225,7 @@ impl Config {
 /// A value of a configuration file as it is typed on the command line.
 enum Typed {
     Flag(bool),
-    Value(String),
+    Values(Vec<String>),
 }
 
 fn as_typed(value: &toml::Value) -> Option<Typed> {
@@ -232,11 +237,12 @@ fn as_typed(value: &toml::Value) -> Option<Typed> {
     };
     match value {
         toml::Value::Boolean(flag) => Some(Typed::Flag(*flag)),
+        toml::Value::Array(list) if list.is_empty() => None,
         toml::Value::Array(list) => {
             let list: Option<Vec<String>> = list.iter().map(single).collect();
-            Some(Typed::Value(list?.join(",")))
+            list.map(Typed::Values)
         }
-        value => single(value).map(Typed::Value),
+        value => single(value).map(|text| Typed::Values(vec![text])),
     }
 }
 
@@ -323,7 +329,7 @@ fn train_with(
         quoted(&out.to_string_lossy()),
         quoted(&data.to_string_lossy()),
     );
-    let target = quoted(&target.join(","));
+    let target = quoted(&metrics.targets.join(","));
     let kan = program();
     console.say(format_args!(
         "  {kan} eval {shown} --data {data} --target {target} --on qemu   # on an emulated Cortex-M4F"
