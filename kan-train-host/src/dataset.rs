@@ -107,7 +107,11 @@ pub enum TargetSchema {
 pub struct Inputs {
     /// The file as the user named it, for messages.
     pub source: String,
-    /// Names of the columns, in the order of a row.
+    /// The names of all columns of the file.
+    pub header: Vec<String>,
+    /// All cells of each row as they stand.
+    pub records: Vec<csv::StringRecord>,
+    /// Names of the input columns, in the order of a row of `x`.
     pub names: Vec<String>,
     /// Values, row-major: `rows × names.len()`.
     pub x: Vec<f64>,
@@ -170,7 +174,7 @@ pub enum DatasetError {
     NoInputs { file: String },
     /// The model has another number of inputs.
     #[error(
-        "{file}: the number of columns besides the target is {found}, but the model has {expected} inputs"
+        "{file}: the number of input columns is {found}, but the model, which names none, has {expected} inputs"
     )]
     InputCount {
         file: String,
@@ -295,7 +299,7 @@ impl Dataset {
         let sheet = Sheet::open(&source, &bytes)?;
         let inputs = sheet.columns(&schema.inputs)?;
         let targets = sheet.columns(schema.target.names())?;
-        let cells = sheet.cells(&inputs, &targets, 1)?;
+        let cells = sheet.cells(&inputs, &targets, 1, &mut |_| {})?;
         let target = match &schema.target {
             TargetSchema::Regression { names } => cells.quantities(names)?,
             TargetSchema::Classification { name, labels } => cells.known_classes(name, labels)?,
@@ -346,7 +350,7 @@ impl Dataset {
         }
         let inputs = sheet.all_but(&targets)?;
         let (input_names, names) = (sheet.names(&inputs), sheet.names(&targets));
-        let cells = sheet.cells(&inputs, &targets, FEWEST_TRAINING_ROWS)?;
+        let cells = sheet.cells(&inputs, &targets, FEWEST_TRAINING_ROWS, &mut |_| {})?;
         let target = match task {
             Some(Task::Classification) => cells.new_classes(&names[0])?,
             None if names.len() == 1 && cells.holds_classes(&names[0])? => {
@@ -492,22 +496,6 @@ impl Dataset {
             })
     }
 
-    /// Mean and standard deviation (of the population) of an input column; `(0, 0)` without rows.
-    ///
-    /// # Panics
-    /// If `column` is not below the number of inputs.
-    pub fn mean_and_deviation(&self, column: usize) -> (f64, f64) {
-        let n = self.rows.max(1) as f64;
-        let mean = self.column(column).sum::<f64>() / n;
-        // Two passes: the difference of two large sums would lose a small deviation.
-        let variance = self
-            .column(column)
-            .map(|value| (value - mean).powi(2))
-            .sum::<f64>()
-            / n;
-        (mean, variance.sqrt())
-    }
-
     fn column(&self, column: usize) -> impl Iterator<Item = f64> + '_ {
         assert!(
             column < self.inputs(),
@@ -525,40 +513,35 @@ impl Inputs {
     /// A [`DatasetError`] for a missing column, a cell that is no finite number, or no rows.
     pub fn read(path: &Path, names: &[String]) -> Result<Inputs, DatasetError> {
         let (source, bytes) = contents(path)?;
-        Inputs::parse(&source, &bytes, names)
+        let sheet = Sheet::open(&source, &bytes)?;
+        let columns = sheet.columns(names)?;
+        Inputs::of(sheet, &columns)
     }
 
-    /// [`Inputs::read`] from any reader; `source` names it in messages.
+    /// Reads all columns in the order of the file, for a model that has `count` inputs and names
+    /// none of them.
     ///
     /// # Errors
-    /// As [`Inputs::read`].
-    pub fn from_reader(
-        source: &str,
-        reader: impl Read,
-        names: &[String],
-    ) -> Result<Inputs, DatasetError> {
-        let bytes = drain(source, reader)?;
-        Inputs::parse(source, &bytes, names)
+    /// As [`Inputs::read`], and if there are more or fewer columns.
+    pub fn read_all(path: &Path, count: usize) -> Result<Inputs, DatasetError> {
+        let (source, bytes) = contents(path)?;
+        let sheet = Sheet::open(&source, &bytes)?;
+        let columns = sheet.inputs(&[], count)?;
+        Inputs::of(sheet, &columns)
     }
 
-    fn parse(source: &str, bytes: &[u8], names: &[String]) -> Result<Inputs, DatasetError> {
-        let sheet = Sheet::open(source, bytes)?;
-        let columns = sheet.columns(names)?;
-        let cells = sheet.cells(&columns, &[], 1)?;
+    fn of(sheet: Sheet<'_>, columns: &[usize]) -> Result<Inputs, DatasetError> {
+        let (header, names) = (sheet.header.clone(), sheet.names(columns));
+        let mut records = Vec::new();
+        let cells = sheet.cells(columns, &[], 1, &mut |record| records.push(record.clone()))?;
         Ok(Inputs {
-            source: one_line(source),
-            names: names.to_vec(),
-            rows: cells.rows(),
+            source: cells.file,
+            header,
+            records,
+            names,
+            rows: cells.starts.len(),
             x: cells.x,
         })
-    }
-
-    /// The inputs of one sample.
-    ///
-    /// # Panics
-    /// If `row` is not below `rows`.
-    pub fn row(&self, row: usize) -> &[f64] {
-        &self.x[row * self.names.len()..][..self.names.len()]
     }
 }
 
@@ -575,14 +558,7 @@ impl Schema {
     ) -> Result<Vec<String>, DatasetError> {
         let (source, bytes) = contents(path)?;
         let sheet = Sheet::open(&source, &bytes)?;
-        let inputs = sheet.all_but(&sheet.columns(targets)?)?;
-        if inputs.len() != count {
-            return Err(DatasetError::InputCount {
-                file: source,
-                found: inputs.len(),
-                expected: count,
-            });
-        }
+        let inputs = sheet.inputs(&sheet.columns(targets)?, count)?;
         Ok(sheet.names(&inputs))
     }
 
@@ -748,12 +724,26 @@ impl<'t> Sheet<'t> {
         Ok(inputs)
     }
 
-    /// Reads all rows: the inputs as numbers, the targets as they stand.
+    /// All columns but the targets, `count` of them.
+    fn inputs(&self, targets: &[usize], count: usize) -> Result<Vec<usize>, DatasetError> {
+        let inputs = self.all_but(targets)?;
+        if inputs.len() != count {
+            return Err(DatasetError::InputCount {
+                file: self.file.clone(),
+                found: inputs.len(),
+                expected: count,
+            });
+        }
+        Ok(inputs)
+    }
+
+    /// Reads all rows: the inputs as numbers, the targets as they stand. `keep` sees each.
     fn cells(
         mut self,
         inputs: &[usize],
         targets: &[usize],
         fewest: usize,
+        keep: &mut dyn FnMut(&csv::StringRecord),
     ) -> Result<Cells<'t>, DatasetError> {
         let columns = self.header.len();
         let mut x = Vec::new();
@@ -800,6 +790,7 @@ impl<'t> Sheet<'t> {
             for (cells, &column) in target.iter_mut().zip(targets) {
                 cells.push(record[column].trim().to_string());
             }
+            keep(&record);
             starts.push(start);
         }
         if starts.len() < fewest {
@@ -1090,8 +1081,8 @@ fn breaks_line(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// `text` with everything escaped that would break the line of a message.
-pub(crate) fn one_line(text: &str) -> String {
+/// `text` with everything escaped that would break the line of a message or drive the terminal.
+pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if breaks_line(c) {

@@ -153,8 +153,6 @@ pub enum Event<'a> {
     },
     /// A grid is finished; the predictor is as good a checkpoint as there is.
     Stage(&'a Stage, &'a Predictor),
-    /// Edges were pruned.
-    Pruned(Removed),
 }
 
 /// A trained network and how it came about.
@@ -384,8 +382,7 @@ pub fn train(
             },
         );
         if at + 1 == grids.len() && !settings.no_prune {
-            let removed = simplify(&mut network, &frame, &samples, intervals, &recipe.penalty);
-            watch(Event::Pruned(removed));
+            simplify(&mut network, &frame, &samples, intervals, &recipe.penalty);
         }
         predictor.network = network.clone();
         predictor.error = own_error(&network, &samples);

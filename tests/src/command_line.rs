@@ -568,7 +568,10 @@ fn a_target_may_have_a_comma_in_its_name() {
     assert_eq!(said["targets"], serde_json::json!(["speed,m/s"]));
     let score = desk.json("eval run --data comma.csv --target speed,m/s");
     assert_eq!(score["n"], 30);
-    desk.file("kan.toml", "target = [\"speed,m/s\", \"y\"]\nwidth = [1, 2]");
+    desk.file(
+        "kan.toml",
+        "target = [\"speed,m/s\", \"y\"]\nwidth = [1, 2]",
+    );
     let said = desk.json("train comma.csv --config kan.toml --grid 3 --out both");
     assert_eq!(said["targets"], serde_json::json!(["speed,m/s", "y"]));
     desk.fails(&format!("{train} speed,y"), 1, &["no column 'speed'"]);

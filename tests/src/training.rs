@@ -953,7 +953,7 @@ fn training_tells_its_steps_and_stages_in_order() {
             assert_eq!(Some(score), stage.test);
             told.push((stage.grid, "stage"));
         }
-        Event::Pruned(_) | Event::Candidate { .. } => {}
+        Event::Candidate { .. } => {}
     })
     .unwrap();
     told.dedup();

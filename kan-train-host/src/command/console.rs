@@ -79,7 +79,6 @@ impl Console {
             Event::Candidate { done, of } => self.progress("choosing shape and grid", done, of),
             Event::Step { grid, step, of, .. } => self.progress(&format!("grid {grid}"), step, of),
             Event::Stage(stage, _) => self.stage(task, stage),
-            Event::Pruned(_) => {}
         }
     }
 

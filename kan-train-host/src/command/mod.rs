@@ -18,6 +18,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use console::Console;
+use kan_train_host::dataset::one_line;
 
 /// Trains Kolmogorov-Arnold networks and compiles them to tables for microcontrollers.
 #[derive(Parser)]
@@ -134,19 +135,4 @@ fn reason(error: &clap::Error) -> String {
         .collect();
     let reason = lines.join(" ");
     one_line(reason.strip_prefix("error: ").unwrap_or(&reason))
-}
-
-/// `text` with everything escaped that could break the line or drive the terminal.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => line.push(' '),
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
-                line.extend(c.escape_default());
-            }
-            c => line.push(c),
-        }
-    }
-    line
 }

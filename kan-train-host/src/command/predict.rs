@@ -1,9 +1,7 @@
 //! `kan predict`: a file of rows with the model's predictions beside them.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kan_core::Head;
 use kan_train_host::artifact;
@@ -16,9 +14,6 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::console::Console;
 use super::model::{Loaded, Place, input_names, labels, output_names, place};
-
-/// As much as a data set may have.
-const LARGEST_FILE: u64 = 1 << 30;
 
 /// Write a file of rows again, with the predictions in further columns
 #[derive(clap::Args)]
@@ -40,32 +35,6 @@ pub struct Args {
     /// Where to evaluate: host, qemu or qemu:MACHINE
     #[arg(long, value_name = "PLACE", default_value = "host", value_parser = place)]
     on: Place,
-}
-
-/// The cells of a CSV file as they stand.
-struct Sheet {
-    header: Vec<String>,
-    rows: Vec<csv::StringRecord>,
-}
-
-impl Sheet {
-    fn read(text: &[u8]) -> Result<Self, csv::Error> {
-        let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(text);
-        let mut rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>()?;
-        // As the data set does: a line of spaces is blank.
-        rows.retain(|row| row.len() > 1 || row.iter().any(|cell| !cell.trim().is_empty()));
-        let mut rows = rows.into_iter();
-        let header = rows.next().unwrap_or_default();
-        let header = header.iter().map(|name| name.trim().to_string()).collect();
-        Ok(Self {
-            header,
-            rows: rows.collect(),
-        })
-    }
 }
 
 /// Columns of predictions.
@@ -126,14 +95,10 @@ impl Predictions {
 pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     let loaded = Loaded::open(&args.model)?;
     let model = loaded.evaluator.model();
-    let text = contents(&args.data)?;
-    let source = args.data.display().to_string();
-    let names = match input_names(&model) {
-        Some(names) => names,
-        None => by_order(&source, &text, model.inputs())?,
+    let inputs = match input_names(&model) {
+        Some(names) => Inputs::read(&args.data, &names)?,
+        None => Inputs::read_all(&args.data, model.inputs())?,
     };
-    let inputs = Inputs::from_reader(&source, &text[..], &names)?;
-    let sheet = Sheet::read(&text)?;
 
     let outputs = match args.on {
         Place::Host => loaded.evaluator.eval(&inputs.x),
@@ -170,10 +135,10 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
             Predictions::classes(name, &labels(&model), head, &outputs)
         }
     };
-    predictions.rename(&sheet.header);
+    predictions.rename(&inputs.header);
 
     if args.out.is_some() || !console.wants_json() {
-        let csv = table(&sheet, &predictions)?;
+        let csv = table(&inputs, &predictions)?;
         match &args.out {
             Some(out) => {
                 artifact::write_atomic(out, csv.as_bytes())?;
@@ -216,10 +181,10 @@ fn number(value: f32) -> Value {
 }
 
 /// The file's columns with the predictions beside them.
-fn table(sheet: &Sheet, predictions: &Predictions) -> Result<String, Failure> {
+fn table(inputs: &Inputs, predictions: &Predictions) -> Result<String, Failure> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(sheet.header.iter().chain(&predictions.names))?;
-    for (row, predicted) in sheet.rows.iter().zip(&predictions.rows) {
+    writer.write_record(inputs.header.iter().chain(&predictions.names))?;
+    for (row, predicted) in inputs.records.iter().zip(&predictions.rows) {
         let predicted = predicted.iter().map(|value| match value {
             Value::String(text) => text.clone(),
             number => number.to_string(),
@@ -230,28 +195,4 @@ fn table(sheet: &Sheet, predictions: &Predictions) -> Result<String, Failure> {
         .into_inner()
         .map_err(|fault| Failure::new(fault.error()))?;
     Ok(String::from_utf8(bytes)?)
-}
-
-/// The names of all columns, for a model without names.
-fn by_order(source: &str, text: &[u8], inputs: usize) -> Result<Vec<String>, Failure> {
-    let header = Sheet::read(text)?.header;
-    if header.len() != inputs {
-        let columns = header.len();
-        return Err(Failure::new(format!(
-            "{source}: it has {columns} columns, but the model, which names none, {inputs} inputs"
-        )));
-    }
-    Ok(header)
-}
-
-fn contents(path: &Path) -> Result<Vec<u8>, Failure> {
-    let shown = path.display();
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| Failure::new(format!("{shown}: cannot read: {error}")))?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(Failure::new(format!("{shown}: larger than 1024 MiB")));
-    }
-    Ok(bytes)
 }

@@ -183,7 +183,7 @@ impl Config {
                 .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             Failure::new(format!(
                 "{shown}, row {line}: not TOML: {}",
-                error.message()
+                error.message().replace('\n', " ")
             ))
         })?;
         let mut arguments = Vec::new();
