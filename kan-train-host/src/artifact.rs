@@ -18,6 +18,9 @@ pub const MODEL: &str = "model.kan";
 /// What `train` measured, in a run folder.
 pub const METRICS: &str = "metrics.json";
 
+/// How the names of temporary files begin.
+const TEMPORARY: &str = ".kan-";
+
 /// Why a file or folder could not be written or read. Each prints as one line.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages are the documentation of the fields
@@ -106,6 +109,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
 /// Creates a run folder and the folders above it, or takes one that is there, and makes sure that
 /// files can be written into it: to be called before hours of work depend on it.
 ///
+/// Temporary files that a killed writer has left there are removed.
+///
 /// # Errors
 /// [`ArtifactError`] with the path, if it is a file or cannot be created or written into.
 pub fn create_run_folder(path: &Path) -> Result<(), ArtifactError> {
@@ -128,6 +133,13 @@ pub fn create_run_folder(path: &Path) -> Result<(), ArtifactError> {
         path: owned(),
         cause,
     })?;
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let stale = entry.file_name().to_string_lossy().starts_with(TEMPORARY);
+        if stale && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            // One that stays is a blemish, no failure.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
     Ok(())
 }
 
@@ -164,7 +176,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ArtifactError> {
 /// ordinary way; tempfile alone would keep it from everybody else.
 fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".kan-");
+    builder.prefix(TEMPORARY);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
     builder.tempfile_in(folder)

@@ -120,8 +120,11 @@ fn a_run_folder_is_created_or_taken() {
     create_run_folder(&run).unwrap();
     assert!(run.is_dir() && entries(&run).is_empty());
     fs::write(run.join(METRICS), "kept").unwrap();
+    // What a writer left that was killed goes; nothing else does.
+    fs::write(run.join(".kan-a1b2c3"), "half").unwrap();
+    fs::write(run.join(".hidden"), "kept").unwrap();
     create_run_folder(&run).unwrap();
-    assert_eq!(entries(&run), [METRICS]);
+    assert_eq!(entries(&run), [".hidden", METRICS]);
 
     says(
         create_run_folder(&run.join(METRICS)),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
-use kan_train_host::artifact::MODEL;
+use kan_train_host::artifact::{self, MODEL};
 use kan_train_host::compile::Options as TableOptions;
 use kan_train_host::dataset::Dataset;
 use kan_train_host::network::Network;
@@ -236,6 +236,7 @@ fn change(
 ) -> Result<(), Failure> {
     let clock = Instant::now();
     let split = run.split(data)?;
+    artifact::create_run_folder(&run.path)?;
     let before = describe(&run, &split);
     let past = run.past();
     let predictor = &run.checkpoint.predictor;
