@@ -4,6 +4,7 @@
 //! [`crate::selection`]. Then the network is trained once more on all rows, grid after grid, pruned,
 //! and trained again.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -115,6 +116,9 @@ pub enum TrainError {
     /// The optimiser found no finite network.
     #[error("training did not converge to finite numbers; try a smaller --grid or --width")]
     Diverged,
+    /// Whoever watched has ended it.
+    #[error("training was stopped")]
+    Stopped,
 }
 
 /// One grid of the final training.
@@ -328,12 +332,15 @@ impl Frame {
     }
 }
 
-/// Trains on `data`; `test` is only measured.
+/// Trains on `data`; `test` is only measured. `watch` can end the training at a stage.
+///
+/// # Errors
+/// As [`check`]; [`TrainError::Diverged`]; [`TrainError::Stopped`] if `watch` broke off.
 pub fn train(
     data: &Dataset,
     test: Option<&Dataset>,
     settings: &Settings,
-    watch: &mut dyn FnMut(Event<'_>),
+    watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Trained, TrainError> {
     let mut predictor = frame_of(data, settings)?;
     let samples = predictor::samples(data, &predictor.inputs, &predictor.outputs);
@@ -352,7 +359,9 @@ pub fn train(
         recipe,
         start,
         tried,
-    } = selection::choose(&frame, &samples, settings, watch);
+    } = selection::choose(&frame, &samples, settings, &mut |event| {
+        let _ = watch(event);
+    });
 
     let mut clock = Instant::now();
     let mut network = match (start, settings.lamb) {
@@ -373,7 +382,7 @@ pub fn train(
             intervals,
             &recipe.penalty,
             &mut |step, loss| {
-                watch(Event::Step {
+                let _ = watch(Event::Step {
                     grid: intervals,
                     step,
                     of: frame.steps,
@@ -397,7 +406,9 @@ pub fn train(
         if !stage.train.is_finite() {
             return Err(TrainError::Diverged);
         }
-        watch(Event::Stage(&stage, &predictor));
+        if watch(Event::Stage(&stage, &predictor)).is_break() {
+            return Err(TrainError::Stopped);
+        }
         stages.push(stage);
     }
     let penalty = recipe.penalty;
@@ -466,7 +477,7 @@ fn is_constant((lo, hi): (f64, f64)) -> bool {
 /// Whether the settings fit the data: what [`train`] finds out before its work begins.
 ///
 /// # Errors
-/// As [`train`], but for [`TrainError::Diverged`].
+/// A [`TrainError`] that names the option, or the file and column.
 pub fn check(data: &Dataset, settings: &Settings) -> Result<(), TrainError> {
     frame_of(data, settings).map(|_| ())
 }

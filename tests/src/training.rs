@@ -1,6 +1,8 @@
 //! Training reaches what can be reached, is reproducible, and no data make it panic or give numbers
 //! that are none.
 
+use std::ops::ControlFlow;
+
 use std::f64::consts::PI;
 
 use kan_train_host::dataset::{Dataset, Target as Column};
@@ -77,7 +79,7 @@ fn fixed(width: &[usize], grid: &[usize]) -> Settings {
 }
 
 fn train_quietly(data: &Dataset, settings: &Settings) -> Result<Trained, TrainError> {
-    train(data, None, settings, &mut |_| {})
+    train(data, None, settings, &mut |_| ControlFlow::Continue(()))
 }
 
 fn values(x: Vec<f64>, inputs: usize, y: Vec<f64>) -> Samples {
@@ -119,7 +121,10 @@ fn the_papers_first_example_is_learnt_to_a_ten_millionth() {
                 seed,
                 ..fixed(&[2, 1, 1], &[3, 6, 12, 24, 48, 96])
             };
-            let trained = train(&data, Some(&test), &settings, &mut |_| {}).unwrap();
+            let trained = train(&data, Some(&test), &settings, &mut |_| {
+                ControlFlow::Continue(())
+            })
+            .unwrap();
             assert_eq!(trained.predictor.network.width(), [2, 1, 1]);
             let errors: Vec<f64> = trained.stages.iter().map(|s| s.test.unwrap()).collect();
             // Order four, as Theorem 2.1 of the paper has it, once the grid resolves the function:
@@ -429,39 +434,6 @@ fn the_sparsity_penalty_empties_edges_that_only_fit_noise() {
     );
     // The noise is uniform with deviation 0.2/√3.
     assert!(trained.stages[0].train <= 0.15, "{:?}", trained.stages);
-}
-
-#[test]
-fn lambda_counts_where_the_grid_is_chosen_too() {
-    let x = random_table(16, 60, 2);
-    let noise = random_table(17, 60, 1);
-    let y = x
-        .chunks(2)
-        .zip(&noise)
-        .map(|(x, noise)| x[0] + 0.2 * noise)
-        .collect();
-    let data = with_target(
-        x,
-        2,
-        Column::Regression {
-            names: vec!["y".into()],
-            y,
-        },
-    );
-    let width = Some(vec![2, 1]);
-    let free = Settings {
-        width: width.clone(),
-        no_prune: true,
-        ..Settings::default()
-    };
-    let sparse = Settings {
-        width,
-        no_prune: true,
-        lamb: Some(0.3),
-        ..Settings::default()
-    };
-    let [free, sparse] = [free, sparse].map(|s| train_quietly(&data, &s).unwrap());
-    assert_ne!(free.predictor.network, sparse.predictor.network);
 }
 
 #[test]
@@ -935,25 +907,28 @@ fn training_tells_its_steps_and_stages_in_order() {
     let test = regression(random_table(33, 50, 2), 2, |x| x[0].sin() + x[1]);
     let mut told = Vec::new();
     let settings = fixed(&[2, 1], &[3, 6]);
-    let trained = train(&data, Some(&test), &settings, &mut |event| match event {
-        Event::Step {
-            grid,
-            step,
-            of,
-            loss,
-        } => {
-            assert!(step >= 1 && step <= of && loss.is_finite());
-            told.push((grid, "step"));
+    let trained = train(&data, Some(&test), &settings, &mut |event| {
+        match event {
+            Event::Step {
+                grid,
+                step,
+                of,
+                loss,
+            } => {
+                assert!(step >= 1 && step <= of && loss.is_finite());
+                told.push((grid, "step"));
+            }
+            Event::Stage(stage, predictor) => {
+                // The predictor is a checkpoint: what it gives is what the stage says.
+                let score = Score::of(&predictor.eval(&data.x), &data).error();
+                assert_eq!(score, stage.train);
+                let score = Score::of(&predictor.eval(&test.x), &test).error();
+                assert_eq!(Some(score), stage.test);
+                told.push((stage.grid, "stage"));
+            }
+            Event::Candidate { .. } => {}
         }
-        Event::Stage(stage, predictor) => {
-            // The predictor is a checkpoint: what it gives is what the stage says.
-            let score = Score::of(&predictor.eval(&data.x), &data).error();
-            assert_eq!(score, stage.train);
-            let score = Score::of(&predictor.eval(&test.x), &test).error();
-            assert_eq!(Some(score), stage.test);
-            told.push((stage.grid, "stage"));
-        }
-        Event::Candidate { .. } => {}
+        ControlFlow::Continue(())
     })
     .unwrap();
     told.dedup();
@@ -1074,6 +1049,24 @@ fn scores_have_their_closed_forms() {
         },
     );
     assert!(!Score::of(&[f64::NAN], &one).error().is_finite());
+}
+
+#[test]
+fn whoever_watches_can_end_a_training_at_a_stage() {
+    let data = regression(random_table(34, 60, 1), 1, |x| x[0].sin());
+    let mut stages = 0;
+    let result = train(&data, None, &fixed(&[1, 1], &[3, 6, 12]), &mut |event| {
+        match event {
+            Event::Stage(..) => stages += 1,
+            Event::Step { .. } | Event::Candidate { .. } => {}
+        }
+        match stages {
+            2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert!(matches!(result, Err(TrainError::Stopped)));
+    assert_eq!(stages, 2);
 }
 
 #[test]

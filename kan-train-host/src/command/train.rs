@@ -1,6 +1,7 @@
 //! `kan train`: from a CSV file to a run folder.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -383,8 +384,13 @@ pub fn run_in(
     let mut fault = None;
     let trained = train::train(&split.train, split.test.as_ref(), settings, &mut |event| {
         console.watch(task, &event);
-        if let (Event::Stage(_, predictor), Some(_), None) = (event, out, &fault) {
+        if let (Event::Stage(_, predictor), Some(_)) = (event, out) {
             fault = checkpoint(predictor).save_network().err();
+        }
+        // A network that cannot be kept is not worth the time.
+        match fault {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
         }
     });
     console.done();
