@@ -1274,20 +1274,20 @@ fn an_interrupt_leaves_the_last_checkpoint() {
     let desk = Desk::new();
     desk.file("xy.csv", table(300));
     // A moment for the first grid, minutes for the last.
-    let train = "train xy.csv --target y --width 2,5,5,1 --grid 2,4,8,100,500,1000,2000 --steps 40 \
-                 --no-prune --out run";
-    let interrupt = |ready: &dyn Fn() -> bool| {
+    let train = "train xy.csv --target y --width 2,5,5,1 --steps 40 --no-prune --out run --grid";
+    let interrupt = |options: &str, ready: &dyn Fn(&[u8]) -> bool| {
+        let said = desk.path("said.txt");
         let mut child = desk
-            .command(train)
-            .stdout(Stdio::null())
+            .command(&format!("{train} {options}"))
+            .stdout(fs::File::create(&said).expect("the folder is writable"))
             .stderr(Stdio::null())
             .spawn()
             .expect("kan starts");
         let start = Instant::now();
-        while !ready() {
+        while !ready(&fs::read(&said).expect("it is there")) {
             assert!(
                 start.elapsed() < Duration::from_secs(60),
-                "no checkpoint in a minute"
+                "not so far in a minute"
             );
             assert!(
                 child.try_wait().expect("it is our child").is_none(),
@@ -1304,26 +1304,40 @@ fn an_interrupt_leaves_the_last_checkpoint() {
         let status = child.wait().expect("it ends");
         assert!(!status.success(), "{status}");
     };
-    // Before the first checkpoint: nothing.
-    interrupt(&|| desk.path("run").exists());
+    // Before the first checkpoint: nothing. The first line of the report follows the folder.
+    interrupt("2000", &|said| said.contains(&b'\n'));
     assert!(desk.names("run").is_empty());
     desk.fails("compile run", 1, &["run", "network.json"]);
     // After it: a network that can be gone on from, and no tables of another one.
-    interrupt(&|| desk.path("run/network.json").exists());
+    let network = || fs::read(desk.path("run/network.json")).unwrap_or_default();
+    interrupt("2,2000", &|_| !network().is_empty());
     assert_eq!(desk.names("run"), ["network.json"]);
-    let _: Value = serde_json::from_slice(&desk.bytes("run/network.json")).expect("whole");
     desk.fails("eval run --data xy.csv --target y", 1, &["kan compile run"]);
     desk.text("compile run");
     assert_eq!(desk.json("eval run --data xy.csv --target y")["n"], 300);
-    // A second training takes the tables of the first away with its own first checkpoint.
-    let first = desk.bytes("run/network.json");
-    interrupt(&|| desk.path("run/network.json").exists() && !desk.path("run/model.kan").exists());
-    let names = desk.names("run");
-    assert!(names.contains(&"network.json".to_string()), "{names:?}");
-    assert!(!names.contains(&"model.kan".to_string()), "{names:?}");
-    let second = desk.bytes("run/network.json");
-    let _: Value = serde_json::from_slice(&second).expect("whole");
-    assert!(!first.is_empty() && !second.is_empty());
+    // A second training takes the tables of the first away with its own first checkpoint, and what
+    // a killed writer has left.
+    let first = network();
+    desk.file("run/.kan-abc123", "half a file");
+    interrupt("2,2000 --seed 1", &|_| {
+        !network().is_empty() && network() != first
+    });
+    assert_eq!(desk.names("run"), ["network.json"]);
+    let second: Value = serde_json::from_slice(&network()).expect("whole");
+    assert_eq!(second["training"]["seed"], 1);
+}
+
+#[test]
+fn training_ends_when_a_checkpoint_cannot_be_written() {
+    let desk = Desk::new();
+    desk.file("xy.csv", table(300));
+    fs::create_dir_all(desk.path("run/network.json")).unwrap();
+    // Hours of training, but for the first grid.
+    let output =
+        desk.run("train xy.csv --target y --width 2,9,9,1 --grid 2,1999,2000 --no-prune --out run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("run/network.json"), "{said}");
 }
 
 #[test]
