@@ -483,6 +483,10 @@ pub struct Blob {
     pub error_bound: Vec<f64>,
     /// The most by which they do on the rows at hand.
     pub deviation: Vec<f64>,
+    /// The root mean square of that on the training rows.
+    pub rms_deviation: Vec<f64>,
+    /// Whether that is at most a tenth of the network's own error.
+    pub within_tolerance: bool,
     /// Table intervals by layer and input node.
     pub intervals: Vec<Vec<usize>>,
 }
@@ -499,7 +503,8 @@ impl Blob {
             predictor,
             training,
         } = checkpoint;
-        let compiled = compile::compile(predictor, &model_name(training), options)?;
+        let rows = split.map_or(&[][..], |split| &split.train.x);
+        let compiled = compile::compile(predictor, &model_name(training), options, rows)?;
         let evaluator = Evaluator::load(&compiled.bytes)?;
         let mut deviation = vec![0.0_f64; predictor.outputs.len()];
         let mut measure = |data: &Dataset| {
@@ -538,6 +543,8 @@ impl Blob {
             test,
             error_bound: compiled.error_bound.clone(),
             deviation,
+            rms_deviation: compiled.rms_deviation.clone(),
+            within_tolerance: compiled.within_tolerance,
             intervals: compiled.intervals.clone(),
         };
         Ok((compiled, blob))
@@ -570,6 +577,14 @@ impl Blob {
                 in_words(score),
                 most(&self.deviation),
                 most(&self.error_bound)
+            ));
+        }
+        if !self.within_tolerance {
+            let rms = self.rms_deviation.iter().copied().fold(0.0, f64::max);
+            console.say(format_args!(
+                "      warning: {tables} tables of this size are {} (RMS) from the network, more than \
+                 a tenth of its own error",
+                figures(rms)
             ));
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, ValueEnum};
 use kan_train_host::artifact::{self, MODEL};
-use kan_train_host::compile::{Options as TableOptions, Tables};
+use kan_train_host::compile::{self, Options as TableOptions, Tables};
 use kan_train_host::dataset::{Dataset, Task};
 use kan_train_host::predictor::Range;
 use kan_train_host::train::{self, Event, Settings, Trained};
@@ -315,6 +315,7 @@ fn train_with(
         seed,
     };
     train::check(&split.train, &settings)?;
+    compile::check(&split.train)?;
     let training = Training {
         data: Source::File(absolute(data)?),
         test: match test {
