@@ -880,6 +880,8 @@ impl<'a> Functions<'a> {
             ladder.sort_unstable();
             ladder.dedup();
         }
+        let narrowest = own.breaks().windows(2).map(|p| p[1] - p[0]);
+        let resolved = (own.hi() - own.lo()) / narrowest.fold(f64::INFINITY, f64::min);
         let (mut coarse, mut fine) = (0, None);
         let mut best = (f64::INFINITY, 1);
         for n in ladder {
@@ -888,10 +890,11 @@ impl<'a> Functions<'a> {
                 fine = Some(n);
                 break;
             }
-            // Finer tables stop helping where the rounding of the coefficients rules.
+            // Once they show the narrowest interval, finer tables stop helping only where the rounding
+            // of the coefficients rules.
             if now < 0.9 * best.0 {
                 best = (now, n);
-            } else if n > 64 && n >= 4 * best.1 {
+            } else if n >= 4 * best.1 && n as f64 > f64::max(64.0, 2.0 * resolved) {
                 break;
             }
             coarse = n;

@@ -1,11 +1,12 @@
 //! The compiler: the device's outputs stay within the stated bound of the network's.
 
-use kan_train_host::compile::{CompileError, Compiled, Options, Tables, compile};
-use kan_train_host::dataset::{Schema, TargetSchema};
+use kan_train_host::compile::{self, CompileError, Compiled, Options, Tables, compile};
+use kan_train_host::dataset::{Dataset, Schema, Target, TargetSchema};
 use kan_train_host::evaluator::Evaluator;
 use kan_train_host::network::{Base, Network};
-use kan_train_host::predictor::{FORMAT, Predictor, Range, Scale};
+use kan_train_host::predictor::{FORMAT, Predictor, Range, Scale, Score};
 use kan_train_host::spline::Grid;
+use kan_train_host::train::{Settings, train};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -240,22 +241,177 @@ fn a_smaller_tolerance_gives_a_smaller_error() {
 }
 
 #[test]
-fn a_limit_of_flash_is_kept_or_refused() {
-    let predictor = predictor(6, &[2, 2, 1], 3, true, Base::Silu);
-    let free = compile(&predictor, "test", &options(Tables::Cubic), &[]).unwrap();
-    let limited = |bytes: usize| {
-        let options = Options {
-            max_bytes: Some(bytes),
-            ..options(Tables::Cubic)
-        };
-        compile(&predictor, "test", &options, &[])
+fn a_limit_of_flash_is_used_up_or_refused() {
+    for irregular in [false, true] {
+        let predictor = predictor(6, &[2, 2, 1], 3, irregular, Base::Silu);
+        for tables in KINDS {
+            let limited = |bytes: usize| {
+                let options = Options {
+                    max_bytes: Some(bytes),
+                    ..options(tables)
+                };
+                compile(&predictor, "test", &options, &[])
+            };
+            let Err(CompileError::TooLarge {
+                limit: 100, least, ..
+            }) = limited(100)
+            else {
+                panic!("a blob in 100 bytes");
+            };
+            // One interval a node, 16 bytes a node, 6 a coefficient's row and target of 5 edges.
+            let smallest = limited(least).unwrap();
+            assert!(smallest.intervals.iter().flatten().all(|&n| n == 1));
+            let free = compile(&predictor, "test", &options(tables), &[]).unwrap();
+            let (from, to) = (smallest.bytes.len(), free.bytes.len());
+            assert_eq!(from, least);
+            assert!(from < to, "{tables}: no room for limits");
+            let mut last = f64::INFINITY;
+            for part in [0.3, 0.6, 0.9] {
+                let limit = from + (part * (to - from) as f64) as usize;
+                let found = limited(limit).unwrap();
+                let (bytes, error) = (found.bytes.len(), found.rms_deviation[0]);
+                assert!(bytes <= limit);
+                assert!(
+                    bytes as f64 > 0.8 * limit as f64,
+                    "{tables}: {bytes} bytes of {limit}"
+                );
+                assert!(error <= 1.2 * last, "{tables}: {error:e} after {last:e}");
+                last = error;
+            }
+        }
+    }
+}
+
+/// The network's own grid is one candidate for its tables, not the least.
+#[test]
+fn a_fine_network_that_is_smooth_has_coarse_tables() {
+    let mut predictor = predictor(8, &[1, 1], 3, false, Base::Silu);
+    let coarse = predictor.network.layers[0].grids[0].clone();
+    let fine = coarse.with_intervals(160);
+    let refit = coarse.refit(&fine);
+    let layer = &mut predictor.network.layers[0];
+    for edge in layer.edges.iter_mut().flatten() {
+        edge.coef = refit.apply(&edge.coef);
+    }
+    layer.grids[0] = fine.clone();
+    let compiled = keeps_its_bound(&predictor, &options(Tables::Cubic), 2000);
+    assert!(compiled.intervals[0][0] <= 20, "{:?}", compiled.intervals);
+    assert!(compiled.within_tolerance);
+
+    // Where only exactness is enough, its own grid is there (SiLU is smooth, and 160 intervals plenty).
+    for edge in predictor.network.layers[0].edges.iter_mut().flatten() {
+        for (k, c) in edge.coef.iter_mut().enumerate() {
+            *c += 0.1 * f64::from(k as u32 % 2);
+        }
+    }
+    predictor.error = 1e-5;
+    let compiled = keeps_its_bound(&predictor, &options(Tables::Cubic), 2000);
+    assert_eq!(compiled.intervals[0][0], 160);
+}
+
+/// Knots that follow skewed samples are narrow where those are many, and edges steep there: an error
+/// of a hidden node counts for as much as the layers behind it make of it.
+#[test]
+fn tables_of_deep_networks_are_as_good_as_the_network() {
+    let mut rng = Pcg64Mcg::seed_from_u64(4);
+    let mut table = |spread: f64| {
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for _ in 0..600 {
+            let normal: f64 = (0..12).map(|_| rng.random_range(-0.5..0.5)).sum();
+            let row = [(spread * normal).exp(), rng.random_range(-1.0..1.0_f64)];
+            y.push(row[0].ln() * row[1]);
+            x.extend(row);
+        }
+        Dataset {
+            source: "table".into(),
+            input_names: vec!["x".into(), "z".into()],
+            rows: y.len(),
+            x,
+            target: Target::Regression {
+                names: vec!["y".into()],
+                y,
+            },
+        }
     };
-    let limit = free.bytes.len() * 2 / 3;
-    assert!(limited(limit).unwrap().bytes.len() <= limit);
-    assert!(matches!(
-        limited(100),
-        Err(CompileError::TooLarge { limit: 100, .. })
-    ));
+    for spread in [1.0, 2.0] {
+        let data = table(spread);
+        for seed in 0..2 {
+            let settings = Settings {
+                width: Some(vec![2, 2, 1]),
+                grid: Some(vec![8]),
+                grid_eps: Some(0.02),
+                steps: Some(60),
+                no_prune: true,
+                seed,
+                ..Settings::default()
+            };
+            let predictor = train(&data, None, &settings, &mut |_| {})
+                .unwrap()
+                .predictor;
+            let compiled = compile(&predictor, "test", &options(Tables::Cubic), &data.x).unwrap();
+            let network = Score::of(&predictor.eval(&data.x), &data).error();
+            let outputs = Evaluator::load(&compiled.bytes).unwrap().eval(&data.x);
+            let outputs: Vec<f64> = outputs.into_iter().map(f64::from).collect();
+            let device = Score::of(&outputs, &data).error();
+            assert!(
+                device <= 1.01 * network,
+                "{device:e} after {network:e}: {compiled:?}"
+            );
+            assert!(compiled.within_tolerance);
+        }
+    }
+}
+
+#[test]
+fn tables_that_cannot_be_as_good_say_so() {
+    let predictor = Predictor {
+        error: 1e-9,
+        ..predictor(3, &[2, 2, 1], 3, false, Base::Silu)
+    };
+    for tables in KINDS {
+        let compiled = compile(&predictor, "test", &options(tables), &[]).unwrap();
+        assert!(!compiled.within_tolerance, "{tables}");
+        // They are as good as their kind allows all the same.
+        assert!(compiled.rms_deviation[0] < 0.05 * 7.0);
+    }
+}
+
+/// What `f32` cannot hold is refused by the column's name, as soon as it is known.
+#[test]
+fn numbers_beyond_f32_are_named() {
+    let good = || predictor(3, &[2, 1], 3, false, Base::Silu);
+    let refused = |predictor: &Predictor| {
+        let fault = compile(predictor, "test", &options(Tables::Cubic), &[]);
+        fault.expect_err("it cannot be compiled").to_string()
+    };
+    let mut far = good();
+    far.outputs[0].scale = 1e38;
+    assert!(refused(&far).starts_with("column 'y0': its predictions can reach"));
+    for (lo, hi) in [(0.0, 1e-40), (0.0, 1e39), (1e9, 1e9 + 1e-3)] {
+        let mut range = good();
+        range.inputs[1] = Range { lo, hi };
+        assert!(refused(&range).starts_with("column 'x1': f32 on the device cannot count from"));
+    }
+    let data = |x: f64, y: f64| Dataset {
+        source: "table".into(),
+        input_names: vec!["x".into()],
+        x: vec![0.0, x],
+        rows: 2,
+        target: Target::Regression {
+            names: vec!["y".into()],
+            y: vec![0.0, y],
+        },
+    };
+    assert_eq!(compile::check(&data(1.0, 1.0)), Ok(()));
+    assert_eq!(
+        compile::check(&data(0.0, 0.0)),
+        Ok(()),
+        "constants are not used"
+    );
+    for (x, y, column) in [(1e-40, 1.0, "'x'"), (1.0, 3e38, "'y'"), (1e300, 1.0, "'x'")] {
+        let fault = compile::check(&data(x, y)).expect_err("it is refused");
+        assert!(fault.to_string().contains(column), "{fault}");
+    }
 }
 
 #[test]
