@@ -13,11 +13,8 @@ use cortex_m::{
 };
 use cortex_m_rt::{ExceptionFrame, exception};
 use defmt_semihosting as _;
-use firmware_example::vectors::Vectors;
+use firmware_example::{CAPACITY, vectors::Vectors};
 use semihosting::process;
-
-/// Most inputs and outputs of a model that [`Board::evaluate`] serves.
-pub const CAPACITY: (usize, usize) = (64, 16);
 
 /// Bytes of stack painted before the first evaluation, and so the most that can be measured.
 const PAINTED_BYTES: usize = 64 * 1024;
@@ -129,8 +126,8 @@ pub fn evaluate(
     counter: &mut Counter,
     model: impl Fn(&[f32], &mut [f32]),
 ) -> ! {
-    let mut input = [0.0; CAPACITY.0];
-    let mut output = [0.0; CAPACITY.1];
+    let mut input = [0.0; CAPACITY.inputs];
+    let mut output = [0.0; CAPACITY.outputs];
     let input = &mut input[..vectors.inputs()];
     let output = &mut output[..outputs];
     defmt::info!(
@@ -144,7 +141,7 @@ pub fn evaluate(
             *slot = value;
         }
         let instructions = counter.instructions(|| model(black_box(input), black_box(output)));
-        let mut bits = [0; CAPACITY.1];
+        let mut bits = [0; CAPACITY.outputs];
         for (bits, value) in bits.iter_mut().zip(&*output) {
             *bits = value.to_bits();
         }

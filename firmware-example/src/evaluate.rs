@@ -11,6 +11,7 @@ mod board;
 #[cfg(target_os = "none")]
 #[cortex_m_rt::entry]
 fn main() -> ! {
+    use firmware_example::CAPACITY;
     use kan_core::{Model, blob_len};
     use semihosting::process;
 
@@ -19,9 +20,13 @@ fn main() -> ! {
         static __model_end: u8;
     }
 
-    /// Room for every model in the documentation, 8×8 images of digits included. Firmware made
-    /// for one model has exactly the type that `kan inspect` prints.
-    type Any = Model<'static, { board::CAPACITY.0 }, { board::CAPACITY.1 }, 64, 8>;
+    type Any = Model<
+        'static,
+        { CAPACITY.inputs },
+        { CAPACITY.outputs },
+        { CAPACITY.width },
+        { CAPACITY.layers },
+    >;
 
     let mut counter = board::Counter::start();
     // SAFETY: the linker script links nothing into the memory between the two symbols.

@@ -13,5 +13,27 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+/// The largest model that the binary `evaluate` takes.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Inputs.
+    pub inputs: usize,
+    /// Outputs of the last layer.
+    pub outputs: usize,
+    /// Output nodes of any layer.
+    pub width: usize,
+    /// Layers.
+    pub layers: usize,
+}
+
+/// Room for every model in the documentation, 8×8 images of digits included. Firmware made for one
+/// model has exactly the type that `kan inspect` prints.
+pub const CAPACITY: Capacity = Capacity {
+    inputs: 64,
+    outputs: 16,
+    width: 64,
+    layers: 8,
+};
+
 pub mod oven;
 pub mod vectors;

@@ -147,6 +147,9 @@ pub struct Message<'a> {
 }
 
 /// One layer's tables: `inputs` nodes, each with edges to some of the `outputs` nodes.
+///
+/// serde reads it back too, for tools on a host; [`Model::load`](crate::Model::load) does without,
+/// so it costs a device nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct LayerMessage<'a> {

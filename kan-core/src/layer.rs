@@ -83,7 +83,8 @@ impl<'m> Layer<'m> {
             _ => return Err(malformed),
         };
         let factors = base.map_or(targets.len(), <[f32]>::len);
-        if nodes.len() != inputs || bias.len() != outputs || targets.len() != factors {
+        let fits = nodes.len() == inputs && bias.len() == outputs && targets.len() == factors;
+        if !fits || outputs == 0 {
             return Err(malformed);
         }
         let mut bound = largest(bias)?;

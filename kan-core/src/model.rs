@@ -23,8 +23,9 @@ use crate::layer::{Layer, LayerTables};
 /// A layer maps x to y by y_j = bias_j + Σ_i φ_{j,i}(x_i) (arXiv 2404.19756, equation 2.5), with
 /// φ a spline of degree 3, 1 or 0 on a uniform grid, plus a multiple of silu(z) where the layer is
 /// residual (2.10); z is x on a scale that runs from −1 to 1 over the grid. Outside its grid an edge
-/// goes on as a straight line for the node's margin; past the margin the input saturates. NaN counts as −∞: it saturates at the left end. `FORMAT.md`
-/// gives the arithmetic operation by operation: every target computes the same bits.
+/// goes on as a straight line for the node's margin; past the margin the input saturates. NaN counts
+/// as −∞: it saturates at the left end. `FORMAT.md` gives the arithmetic operation by operation: every
+/// target computes the same bits.
 ///
 /// # Cost
 ///
@@ -61,11 +62,13 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
     ///
     /// # Errors
     ///
-    /// In this order: [`NotABlob`](LoadError::NotABlob), [`Version`](LoadError::Version),
-    /// [`Truncated`](LoadError::Truncated) or [`TrailingBytes`](LoadError::TrailingBytes),
-    /// [`Checksum`](LoadError::Checksum), [`Misaligned`](LoadError::Misaligned),
-    /// [`CapacityExceeded`](LoadError::CapacityExceeded); then, layer by layer,
-    /// [`Unsupported`](LoadError::Unsupported), [`Malformed`](LoadError::Malformed),
+    /// Of the header, the first fault in this order: [`NotABlob`](LoadError::NotABlob),
+    /// [`Truncated`](LoadError::Truncated) (below twelve bytes), [`Version`](LoadError::Version),
+    /// [`Malformed`](LoadError::Malformed) (a length below a header's), `Truncated` or
+    /// [`TrailingBytes`](LoadError::TrailingBytes), [`Checksum`](LoadError::Checksum), `Malformed`
+    /// (reserved fields), [`Misaligned`](LoadError::Misaligned),
+    /// [`CapacityExceeded`](LoadError::CapacityExceeded). Of the message, whichever comes first in
+    /// it: `Malformed`, [`Unsupported`](LoadError::Unsupported),
     /// [`NotFinite`](LoadError::NotFinite), [`Overflow`](LoadError::Overflow). The checksum only
     /// finds accidents; the rest is checked as if the blob's author meant harm. What loads gives
     /// finite outputs for every input.

@@ -27,10 +27,12 @@ use std::{
 };
 
 use defmt_decoder::{DecodeError, Frame, Table};
-use firmware_example::vectors;
+use firmware_example::{CAPACITY, vectors};
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SectionKind, elf};
 use serde::Serialize;
 use thiserror::Error;
+
+use crate::evaluator::Evaluator;
 
 /// The emulator's program.
 const QEMU: &str = "qemu-system-arm";
@@ -51,6 +53,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Machine {
     /// Arm's MPS2 board with image AN386: a Cortex-M4 with a single-precision FPU.
     Mps2An386,
+    /// The same board with image AN385: a Cortex-M3, without an FPU.
+    Mps2An385,
+    /// Code for a Cortex-M0 on image AN385, which executes all that it has: so its instructions are
+    /// counted, for QEMU has no board with an M0 and this much memory.
+    CortexM0,
 }
 
 impl Machine {
@@ -58,6 +65,7 @@ impl Machine {
     pub fn name(self) -> &'static str {
         match self {
             Self::Mps2An386 => "mps2-an386",
+            Self::Mps2An385 | Self::CortexM0 => "mps2-an385",
         }
     }
 
@@ -65,13 +73,18 @@ impl Machine {
     pub fn target(self) -> &'static str {
         match self {
             Self::Mps2An386 => "thumbv7em-none-eabihf",
+            Self::Mps2An385 => "thumbv7m-none-eabi",
+            Self::CortexM0 => "thumbv6m-none-eabi",
         }
     }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(match self {
+            Self::CortexM0 => "cortex-m0",
+            _ => self.name(),
+        })
     }
 }
 
@@ -82,6 +95,8 @@ impl FromStr for Machine {
     fn from_str(text: &str) -> Result<Self, UnknownMachine> {
         match text {
             "qemu" | "qemu:mps2-an386" => Ok(Self::Mps2An386),
+            "qemu:mps2-an385" => Ok(Self::Mps2An385),
+            "qemu:cortex-m0" => Ok(Self::CortexM0),
             _ => Err(UnknownMachine(text.to_owned())),
         }
     }
@@ -89,7 +104,10 @@ impl FromStr for Machine {
 
 /// A text that names no machine.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("no machine {0:?}: there are \"qemu\" and \"qemu:mps2-an386\", which are the same")]
+#[error(
+    "no machine {0:?}: there are qemu:mps2-an386 (or qemu; a Cortex-M4F), qemu:mps2-an385 (a \
+     Cortex-M3) and qemu:cortex-m0"
+)]
 pub struct UnknownMachine(String);
 
 /// What has to be installed. Its text is the one line of shell that does it, on Debian or Ubuntu.
@@ -145,6 +163,18 @@ pub enum DeviceError {
         values: usize,
         /// Inputs in a row.
         inputs: usize,
+    },
+    /// The model has more of something than the firmware has room for.
+    #[error(
+        "the model has {count} {what}, and the firmware has room for {} inputs, {} outputs, {} \
+         nodes in a layer and {} layers", CAPACITY.inputs, CAPACITY.outputs, CAPACITY.width,
+        CAPACITY.layers
+    )]
+    Capacity {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
     },
     /// The blob or the test inputs are larger than the memory set apart for them.
     #[error("{what}: {bytes} bytes do not fit the device's {capacity}")]
@@ -202,8 +232,23 @@ pub enum DeviceError {
     Garbled(String),
 }
 
-/// Whether everything is installed that evaluating on `machine` needs.
-pub fn availability(machine: Machine) -> Result<(), Missing> {
+/// Whether everything is there that evaluating on `machine` needs.
+///
+/// # Errors
+/// [`DeviceError::Sources`] or [`DeviceError::Missing`].
+pub fn availability(machine: Machine) -> Result<(), DeviceError> {
+    availability_with(Path::new(WORKSPACE), machine)
+}
+
+/// [`availability`] with the firmware's sources below the folder `workspace`.
+///
+/// # Errors
+/// As [`availability`].
+pub fn availability_with(workspace: &Path, machine: Machine) -> Result<(), DeviceError> {
+    // First, because nothing can be asked of the toolchain in a folder that is gone.
+    if !workspace.join("firmware-example").is_dir() {
+        return Err(DeviceError::Sources(workspace.into()));
+    }
     let succeeds = |command: &mut Command| {
         command
             .stdin(Stdio::null())
@@ -229,10 +274,10 @@ pub fn availability(machine: Machine) -> Result<(), Missing> {
     let libraries = rustc.and_then(|output| String::from_utf8(output.stdout).ok());
     let target = !libraries.is_some_and(|path| has_core(Path::new(path.trim_end())));
     if qemu || target {
-        return Err(Missing {
+        return Err(DeviceError::Missing(Missing {
             qemu,
             target: target.then_some(machine.target()),
-        });
+        }));
     }
     Ok(())
 }
@@ -322,9 +367,6 @@ impl Firmware {
 
     fn build_binary(machine: Machine, binary: &str) -> Result<Self, DeviceError> {
         availability(machine)?;
-        if !Path::new(WORKSPACE).join("firmware-example").is_dir() {
-            return Err(DeviceError::Sources(WORKSPACE.into()));
-        }
         let build = toolchain("cargo")
             .args([
                 "build",
@@ -421,7 +463,8 @@ impl Firmware {
     /// Evaluates the model in `blob` on rows of `n_inputs` values, in QEMU.
     ///
     /// `inputs` is row-major, at least one row; values are passed bit for bit, NaN and infinities
-    /// too. The emulator has ended when this returns, whatever the result.
+    /// too. All of them have to fit the device's memory at once, 16 MiB. The emulator has ended when
+    /// this returns, whatever the result.
     pub fn evaluate(
         &self,
         blob: &[u8],
@@ -435,6 +478,7 @@ impl Firmware {
         if n_inputs == 0 || inputs.is_empty() || !inputs.len().is_multiple_of(n_inputs) {
             return Err(shape());
         }
+        within_capacity(blob)?;
         let rows = inputs.len() / n_inputs;
         let header = vectors::header(
             rows.try_into().map_err(|_| shape())?,
@@ -499,6 +543,25 @@ impl Firmware {
             }
             _ => status.map_or("it did not stop".into(), |status| status.to_string()),
         })
+    }
+}
+
+/// Whether the firmware has room for the model in `blob`, if it is one: of a blob that does not load
+/// the device tells.
+fn within_capacity(blob: &[u8]) -> Result<(), DeviceError> {
+    let Ok(evaluator) = Evaluator::load(blob) else {
+        return Ok(());
+    };
+    let model = evaluator.model();
+    let parts = [
+        ("inputs", model.inputs(), CAPACITY.inputs),
+        ("outputs", model.outputs(), CAPACITY.outputs),
+        ("nodes in a layer", model.width(), CAPACITY.width),
+        ("layers", model.layers(), CAPACITY.layers),
+    ];
+    match parts.into_iter().find(|(_, count, most)| count > most) {
+        Some((what, count, _)) => Err(DeviceError::Capacity { what, count }),
+        None => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use kan_core::blob::VERSION;
 use kan_core::{LoadError, Model, blob_len};
+use serde::Serialize;
 
 /// The most nodes of any layer of a model that the host evaluates: more than training allows.
 pub const CAPACITY: usize = 4096;
@@ -142,32 +143,101 @@ impl Evaluator {
         format!("kan_core::Model<'static, {inputs}, {outputs}, {width}, {layers}>")
     }
 
-    /// An estimate of the instructions of one inference on a Cortex-M4F, by the firmware that
-    /// [`crate::device`] runs: what it costs to call, then what each layer, node and edge costs.
+    /// Estimates of the instructions of one inference by the firmware that [`crate::device`] runs:
+    /// what it costs to call, then what each layer, node and edge costs.
     ///
-    /// The figures are a least-squares fit to the exact counts of ten shapes from \[1, 1\] to
-    /// \[12, 12\] and \[6, 10, 10, 2\], all edges present, in QEMU (rustc 1.95, profile `firmware`:
-    /// opt-level `s`, fat LTO), by `kan eval --on qemu`; they repeat those counts to within 3 %. With
-    /// pruned edges, which make a node look up where each of the others leads, it was within 5 %. The
-    /// call clears sums of 64 nodes: firmware for one small model needs some 200 instructions fewer.
-    pub fn instructions_on_m4f(&self) -> u64 {
+    /// They are least-squares fits to the exact counts in QEMU that `cargo firmware-cost` prints, with
+    /// the estimates beside them, which a test keeps within 5 % (rustc 1.95, profile `firmware`:
+    /// opt-level `s`, fat LTO). The call clears sums of 64 nodes: firmware
+    /// for one small model needs some 200 instructions fewer.
+    pub fn instructions(&self) -> Instructions {
         let model = self.model();
-        let layers = model.tables().map(|tables| {
-            let (mut layer, mut node, mut edge) = match tables.degree {
-                3 => (113.0, 103.0, 12.6),
-                1 => (113.0, 63.0, 8.6),
-                _ => (113.0, 41.0, 6.7),
-            };
-            if tables.residual {
-                layer += 48.0;
-                node += 105.0;
-                edge += 6.0;
-            }
-            let pruned = tables.inputs * tables.outputs - tables.edges;
-            let looked_up = 6.0 * pruned.min(tables.edges) as f64;
-            layer + node * tables.inputs as f64 + edge * tables.edges as f64 + looked_up
-        });
-        let call = 328.0;
-        (call + layers.sum::<f64>()).round() as u64
+        let on = |costs: &Costs| {
+            let layers = model.tables().map(|tables| {
+                let (mut node, mut edge) = match tables.degree {
+                    3 => costs.cubic,
+                    1 => costs.linear,
+                    _ => costs.step,
+                };
+                let mut layer = costs.layer;
+                if tables.residual {
+                    layer += costs.residual.0;
+                    node += costs.residual.1;
+                    edge += costs.residual.2;
+                }
+                // A node without all edges looks up where each of the others leads; how many nodes
+                // that are is not known, but they are no more than the edges that were pruned.
+                let (inputs, edges) = (tables.inputs as f64, tables.edges as f64);
+                let pruned = inputs * tables.outputs as f64 - edges;
+                let looked_up = costs.look_up * edges * (pruned / inputs).min(1.0);
+                layer + node * inputs + edge * edges + looked_up
+            });
+            (costs.call + layers.sum::<f64>()).round() as u64
+        };
+        Instructions {
+            cortex_m4f: on(&CORTEX_M4F),
+            cortex_m3: on(&CORTEX_M3),
+            cortex_m0: on(&CORTEX_M0),
+        }
     }
 }
+
+/// Estimated instructions of one inference by class of processor. A Cortex-M33 or M7 with an FPU is
+/// like an M4F, without one like an M3; an M0+ is like an M0. There the floating-point routines rule,
+/// whose cost depends on the input: it is that of inputs all over the grids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Instructions {
+    /// With a single-precision FPU.
+    #[serde(rename = "cortex-m4f")]
+    pub cortex_m4f: u64,
+    /// Without an FPU.
+    #[serde(rename = "cortex-m3")]
+    pub cortex_m3: u64,
+    /// Without an FPU, and with the smallest instruction set.
+    #[serde(rename = "cortex-m0")]
+    pub cortex_m0: u64,
+}
+
+/// What makes up the instructions of an inference.
+struct Costs {
+    call: f64,
+    layer: f64,
+    /// Of a node and of an edge, by kind of table.
+    cubic: (f64, f64),
+    linear: (f64, f64),
+    step: (f64, f64),
+    /// More for a layer, a node and an edge.
+    residual: (f64, f64, f64),
+    /// More for an edge of a node without all edges.
+    look_up: f64,
+}
+
+const CORTEX_M4F: Costs = Costs {
+    call: 320.0,
+    layer: 131.0,
+    cubic: (98.8, 13.0),
+    linear: (58.9, 9.0),
+    step: (36.0, 7.1),
+    residual: (37.4, 117.0, 5.8),
+    look_up: 7.6,
+};
+
+const CORTEX_M3: Costs = Costs {
+    call: 362.0,
+    layer: 81.5,
+    cubic: (1645.0, 525.0),
+    linear: (568.0, 266.0),
+    step: (345.0, 83.6),
+    residual: (8.1, 2325.0, 118.0),
+    look_up: 7.3,
+};
+
+const CORTEX_M0: Costs = Costs {
+    call: 514.0,
+    layer: 21.3,
+    cubic: (2787.0, 896.0),
+    linear: (883.0, 458.0),
+    step: (553.0, 117.0),
+    residual: (5.7, 3974.0, 198.0),
+    look_up: 15.0,
+};

@@ -285,7 +285,7 @@ fn error_after(change: impl Fn(&mut Tables)) -> Option<LoadError> {
 
 #[test]
 fn tables_that_contradict_one_another_are_malformed() {
-    let changes: [Change; 25] = [
+    let changes: [Change; 26] = [
         ("no node", |t| t.layers[0].nodes.clear()),
         ("a node too few", |t| shorten(&mut t.layers[1].nodes)),
         ("a node too many", |t| {
@@ -326,6 +326,17 @@ fn tables_that_contradict_one_another_are_malformed() {
         }),
         ("a negative margin", |t| t.layers[0].nodes[2].margin = -0.5),
         ("one interval more", |t| t.layers[0].nodes[0].intervals += 1),
+        ("a hidden layer of no nodes", |t| {
+            t.layers[1].outputs = 0;
+            t.layers[1].bias.clear();
+            t.layers[2].nodes.clear();
+            for layer in &mut t.layers[1..3] {
+                layer.nodes.iter_mut().for_each(|node| node.edges = 0);
+                layer.targets.clear();
+                layer.coefficients.clear();
+                layer.base.clear();
+            }
+        }),
     ];
     assert_eq!(error_after(|_| ()), None);
     for (what, change) in changes {

@@ -15,8 +15,10 @@ use super::train::bits;
 #[command(after_help = "\
 Example: kan compile airfoil --tables linear --max-flash 4096 --out airfoil-small.kan
 
-The tables are as exact as a twentieth of the network's own error asks for; --max-flash makes them
-coarser until they fit. kan-core is run on them, on the rows that RUN was trained and tested with.")]
+On the rows that RUN was trained with, the tables differ from the network by a twentieth of its own
+error (root mean square), or by what their kind allows; --max-flash makes them as coarse as it takes
+to fit. kan-core is run on them, on the rows that RUN was trained and tested with; where those are no
+longer there, on points all over the ranges of the inputs, and no score is given.")]
 pub struct Args {
     /// A folder that `kan train` made
     #[arg(value_name = "RUN")]
@@ -27,6 +29,9 @@ pub struct Args {
     /// Bits of a table entry [default: 32]
     #[arg(long, value_parser = bits)]
     bits: Option<u8>,
+    /// The data, if they have moved
+    #[arg(long, value_name = "FILE.csv")]
+    data: Option<PathBuf>,
     /// The blob may not be larger
     #[arg(long, value_name = "BYTES")]
     max_flash: Option<usize>,
@@ -43,17 +48,31 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         tolerance: None,
         max_bytes: args.max_flash,
     };
-    let split = run.split(None);
-    if let Err(failure) = &split {
-        console.say(format_args!("not measured: {}", failure.message));
-    }
-    let split = split.ok();
+    let split = match (run.split(args.data.as_deref()), &args.data) {
+        (Ok(split), _) => Some(split),
+        (Err(failure), Some(_)) => return Err(failure),
+        (Err(failure), None) => {
+            console.say(format_args!("not measured: {}", failure.message));
+            None
+        }
+    };
     let path = args.out.clone().unwrap_or_else(|| run.path.join(MODEL));
     let (compiled, blob) = Blob::make(&run.checkpoint, split.as_ref(), &options, Some(path))?;
     match &args.out {
         Some(out) => artifact::write_atomic(out, &compiled.bytes)?,
         None => {
             run.checkpoint.training.tables = tables;
+            let training = &mut run.checkpoint.training;
+            if let (Some(data), Some(split)) = (&args.data, &split) {
+                if split.fingerprint == training.fingerprint {
+                    training.move_data(data, split.fingerprint)?;
+                } else {
+                    console.say(format_args!(
+                        "measured on other rows than {} was trained with",
+                        run.path.display()
+                    ));
+                }
+            }
             let metrics = match run.metrics() {
                 Some(mut metrics) => {
                     metrics.insert("blob".into(), serde_json::to_value(&blob)?);

@@ -20,7 +20,8 @@ Example: kan eval airfoil --data test.csv --target sound
 
 What is evaluated is the blob, by kan-core: of RUN its model.kan. Columns are found by name where the
 blob has names, else by their order. On a device every output is compared bit for bit with the host;
-instructions are executed instructions of one inference, which are not cycles.")]
+any difference is a failure. Instructions are executed instructions of one inference, not cycles. The
+device has memory for 16 MiB of inputs, four bytes each.")]
 pub struct Args {
     /// A folder that `kan train` made, or a blob
     #[arg(value_name = "RUN|FILE.kan")]
@@ -31,7 +32,7 @@ pub struct Args {
     /// The columns with the true values [default: those that the model knows]
     #[arg(long, value_name = "COL[,COL…]")]
     target: Option<Vec<String>>,
-    /// Where to evaluate: host, qemu or qemu:MACHINE
+    /// Where to evaluate: host, qemu, or qemu:MACHINE (mps2-an386, mps2-an385 or cortex-m0)
     #[arg(long, value_name = "PLACE", default_value = "host", value_parser = place)]
     on: Place,
 }
@@ -55,7 +56,7 @@ pub struct Evaluation {
 /// What is known only of a device.
 #[derive(Clone, Debug, Serialize)]
 pub struct OnDevice {
-    pub machine: &'static str,
+    pub machine: String,
     pub instructions: Instructions,
     pub equal_to_host: Equality,
     /// Bytes of the firmware's model struct, which has room for many models.
@@ -88,7 +89,7 @@ impl Evaluation {
         let run = firmware.evaluate(evaluator.bytes(), &inputs, data.inputs())?;
         let host = evaluator.eval(&data.x);
         let device = OnDevice {
-            machine: machine.name(),
+            machine: machine.to_string(),
             instructions: run.instructions(),
             equal_to_host: Equality {
                 equal: run.equal_outputs(&host),
@@ -101,6 +102,25 @@ impl Evaluation {
             device: Some(device),
             ..Self::of(&run.outputs, evaluator, data)
         })
+    }
+
+    /// The device's outputs are the host's, or that is a failure.
+    ///
+    /// # Errors
+    /// One line with the machine and how many differ.
+    pub fn verdict(&self) -> Result<(), Failure> {
+        let Some(device) = &self.device else {
+            return Ok(());
+        };
+        let Equality { equal, of } = device.equal_to_host;
+        if equal == of {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{}: {} of {of} outputs are not those of the host",
+            device.machine,
+            of - equal
+        )))
     }
 
     fn of(outputs: &[f32], evaluator: &Evaluator, data: &Dataset) -> Self {
@@ -121,7 +141,10 @@ impl Evaluation {
 
     /// The lines of a report.
     pub fn say(&self, console: &Console) {
-        let place = self.device.as_ref().map_or("host", |device| device.machine);
+        let place = self
+            .device
+            .as_ref()
+            .map_or("host", |device| &device.machine);
         let (n, score) = (self.n, in_words(&self.score));
         console.say(format_args!("{place}: {n} rows: {score}"));
         if let Some(network) = &self.network {
@@ -161,5 +184,6 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         Score::of(&predictor.eval(&data.x), &data)
     });
     evaluation.say(console);
-    console.object(&evaluation)
+    console.object(&evaluation)?;
+    evaluation.verdict()
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use kan_core::ram_bytes;
 use serde::Serialize;
 
+use kan_train_host::evaluator::Instructions;
+
 use super::console::{Console, shape};
 use super::model::{Loaded, input_names, name, output_names};
 use super::{Failure, one_line};
@@ -15,7 +17,7 @@ use super::{Failure, one_line};
 Example: kan inspect airfoil/model.kan
 
 Instructions are an estimate for one inference by the firmware of `kan eval --on qemu`, which counts
-them exactly. RAM is that of the printed type on a 32-bit target: the struct, and the sums on the
+them exactly: on an M4F (or an M33 or M7 with an FPU), an M3 (or others without) and an M0 (or M0+). RAM is that of the printed type on a 32-bit target: the struct, and the sums on the
 stack.")]
 pub struct Args {
     /// A blob, or the run folder of one
@@ -46,13 +48,6 @@ struct Description {
     output_names: Option<Vec<String>>,
 }
 
-/// Estimated instructions of one inference by target class.
-#[derive(Serialize)]
-struct Instructions {
-    #[serde(rename = "cortex-m4f")]
-    cortex_m4f: u64,
-}
-
 pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     let loaded = Loaded::open(&args.file)?;
     let evaluator = &loaded.evaluator;
@@ -71,9 +66,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         crc: format!("{:08x}", model.crc()),
         rust_type: evaluator.rust_type(),
         ram_bytes: ram_bytes(model.width(), model.layers()),
-        instructions: Instructions {
-            cortex_m4f: evaluator.instructions_on_m4f(),
-        },
+        instructions: evaluator.instructions(),
         input_names: input_names(&model),
         output_names: output_names(&model),
     };
@@ -117,8 +110,10 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         description.ram_bytes
     ));
     console.say(format_args!(
-        "instructions  about {} on a Cortex-M4F",
-        description.instructions.cortex_m4f
+        "instructions  about {} on a Cortex-M4F, {} on an M3, {} on an M0",
+        description.instructions.cortex_m4f,
+        description.instructions.cortex_m3,
+        description.instructions.cortex_m0
     ));
     console.object(&description)
 }

@@ -31,7 +31,9 @@ pub fn place(text: &str) -> Result<Place, String> {
         Err("this version reaches no device over a serial port: host or qemu".into())
     } else {
         text.parse().map(Place::Device).map_err(|_| {
-            "it is host, qemu or qemu:mps2-an386 (the machine that qemu alone stands for)".into()
+            "it is host, qemu (which is qemu:mps2-an386, a Cortex-M4F), qemu:mps2-an385 (a \
+             Cortex-M3) or qemu:cortex-m0"
+                .into()
         })
     }
 }

@@ -5,6 +5,8 @@ use std::fs;
 use kan_core::blob::{Aligned, Head, LayerMessage, Message, Node, Scalar};
 use kan_core::{Model, ModelBytes, ram_bytes};
 
+use serde_json::Value;
+
 use super::{Desk, cells, flowers, has_keys, number, table};
 
 #[test]
@@ -193,7 +195,9 @@ fn inspect_tells_what_firmware_needs() {
     assert_eq!(said["input_names"], serde_json::json!(["a", "b"]));
     assert_eq!(said["output_names"], serde_json::json!(["y"]));
     assert_eq!(number(&said["ram_bytes"]), ram_bytes(1, 2) as f64);
-    assert!(number(&said["instructions"]["cortex-m4f"]) > 0.0);
+    let classes = ["cortex-m4f", "cortex-m3", "cortex-m0"];
+    let counts = classes.map(|class| number(&said["instructions"][class]));
+    assert!(counts[0] > 0.0 && counts.is_sorted(), "{counts:?}");
 
     let bytes = desk.bytes("run/model.kan");
     assert_eq!(number(&said["bytes"]), bytes.len() as f64);
@@ -324,6 +328,38 @@ fn what_is_no_model_is_refused_by_its_reason() {
     );
     desk.text("compile run");
     assert_eq!(desk.bytes("run/model.kan"), good);
+}
+
+/// An emulator that gets one bit of the first input wrong.
+#[cfg(unix)]
+#[test]
+fn a_device_that_differs_from_the_host_is_a_failure() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let desk = Desk::trained();
+    let bin = desk.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let faulty = desk.file(
+        "bin/qemu-system-arm",
+        "#!/bin/sh\n\
+         test -e vectors.bin && printf '\\077' | dd of=vectors.bin bs=1 seek=15 conv=notrunc 2>/dev/null\n\
+         PATH=${PATH#*:} exec qemu-system-arm \"$@\"\n",
+    );
+    fs::set_permissions(faulty, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var_os("PATH").unwrap();
+    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path))).unwrap();
+    let output = desk
+        .command("eval run --data xy.csv --target y --on qemu --json")
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    let expected = "error: mps2-an386: 1 of 60 outputs are not those of the host";
+    assert_eq!(last, expected, "{said}");
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed["equal_to_host"]["equal"], 59);
 }
 
 #[test]

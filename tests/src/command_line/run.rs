@@ -93,9 +93,18 @@ fn a_run_is_refined_pruned_and_compiled_again() {
         20
     );
     assert_eq!(desk.json("refine run --grid 30")["grid"], 30);
-    // Compiling needs no data.
-    fs::remove_file(desk.path("moved.csv")).unwrap();
+    // Compiling needs no data; without them nothing is measured, and --data says where they are.
+    fs::rename(desk.path("moved.csv"), desk.path("back.csv")).unwrap();
     assert!(desk.json("compile run")["test"].is_null());
+    desk.fails("compile run --data none.csv", 1, &["none.csv"]);
+    desk.fails("compile run --data others.csv", 1, &["others.csv", "'y'"]);
+    // Rows that the network was not trained on are measured, but not remembered as if it was.
+    desk.file("more.csv", table(70));
+    assert!(number(&desk.json("compile run --data more.csv")["test"]["rmse"]) > 0.0);
+    assert!(desk.json("compile run")["test"].is_null());
+    let said = desk.json("compile run --data back.csv");
+    assert!(number(&said["test"]["rmse"]) > 0.0);
+    assert_eq!(desk.json("compile run")["test"], said["test"]);
 }
 
 #[test]
