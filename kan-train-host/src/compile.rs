@@ -910,6 +910,12 @@ impl<'a> Functions<'a> {
                 coarse = between;
             }
         }
+        // Its own breaks are worth some intervals more: there the slopes at the ends are right too, and
+        // with them all of the margins.
+        let own = own.intervals();
+        if keeps && (fine..=fine + fine / 4).contains(&own) && excess(own) <= 1.0 {
+            fine = own;
+        }
         fine
     }
 
