@@ -1,5 +1,7 @@
 //! The compiler: the device's outputs stay within the stated bound of the network's.
 
+use std::ops::ControlFlow;
+
 use kan_train_host::compile::{self, CompileError, Compiled, Options, Tables, compile};
 use kan_train_host::dataset::{Dataset, Schema, Target, TargetSchema};
 use kan_train_host::evaluator::Evaluator;
@@ -345,7 +347,7 @@ fn tables_of_deep_networks_are_as_good_as_the_network() {
                 seed,
                 ..Settings::default()
             };
-            let predictor = train(&data, None, &settings, &mut |_| {})
+            let predictor = train(&data, None, &settings, &mut |_| ControlFlow::Continue(()))
                 .unwrap()
                 .predictor;
             let compiled = compile(&predictor, "test", &options(Tables::Cubic), &data.x).unwrap();
