@@ -8,6 +8,11 @@ use crate::spline::{Fit, Grid};
 /// The share of a hidden node's range that its grid has to spare at each end: training moves the
 /// values about, and a test row may lie a little further out than any training row.
 pub const HIDDEN_MARGIN: f64 = 0.02;
+/// Values crowd if a tenth part of them lies this part of the range away from where it would lie if
+/// they were spread evenly.
+const CROWDED: f64 = 0.15;
+/// The blend for such values: mostly quantiles, and yet no interval without end.
+const QUANTILES: f64 = 0.3;
 
 /// Grid extension (2.16): every grid gets `intervals` intervals on its range, but no more than
 /// `limit` allows for its input (see [`limits`]). Exact where the old knots are among the new.
@@ -47,12 +52,31 @@ pub fn limits(samples: &Samples) -> Vec<usize> {
         .collect()
 }
 
+/// How the knots of an input are best spaced: evenly (1), unless its values crowd in a part of their
+/// range, so that even intervals would be empty elsewhere; then rather by quantiles.
+pub fn blend(column: &[f64]) -> f64 {
+    let mut sorted = column.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.dedup();
+    let (Some(&lo), Some(&hi)) = (sorted.first(), sorted.last()) else {
+        return 1.0;
+    };
+    let last = sorted.len() - 1;
+    let crowded = (1..10).any(|tenth| {
+        let place = (sorted[tenth * last / 10] - lo) / (hi - lo);
+        (place - tenth as f64 / 10.0).abs() > CROWDED
+    });
+    if crowded { QUANTILES } else { 1.0 }
+}
+
 /// Lets the grid of every hidden node that has outgrown its values, or left them, follow their
-/// range, and brings nodes whose range is far from 2 back to it. Input grids stay.
-pub fn follow(network: &mut Network, samples: &Samples) {
+/// range, and brings nodes whose range is far from 2 back to it. Input grids stay. Whether anything
+/// changed.
+pub fn follow(network: &mut Network, samples: &Samples) -> bool {
     if network.layers.len() < 2 {
-        return;
+        return false;
     }
+    let mut changed = false;
     let base = network.base;
     let ranges = hidden_ranges(network, samples);
     for (l, ranges) in ranges.iter().enumerate() {
@@ -65,16 +89,20 @@ pub fn follow(network: &mut Network, samples: &Samples) {
             let margin = HIDDEN_MARGIN * (hi - lo);
             let loose = grid.hi() - grid.lo() > 1.3 * (hi - lo + 2.0 * margin);
             let outside = lo < grid.lo() || hi > grid.hi();
-            if (loose || outside) && layer.is_used(i) {
-                let (degree, intervals) = (grid.degree(), grid.intervals());
-                let grid = Grid::uniform(degree, lo - margin, hi + margin, intervals);
+            if (loose || outside)
+                && layer.is_used(i)
+                && let Ok(grid) = grid.stretched(lo - margin, hi + margin)
+            {
                 regrid(layer, base, i, grid);
+                changed = true;
             }
             if !(0.5..8.0).contains(&(hi - lo)) {
                 rescale(network, l, i, 2.0 / (hi - lo));
+                changed = true;
             }
         }
     }
+    changed
 }
 
 /// Multiplies hidden node `i` between layers `l` and `l + 1` by `factor`. The network's function

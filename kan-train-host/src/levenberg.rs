@@ -61,19 +61,10 @@ pub fn train(
     let mut flat = 0;
     let mut since_best = 0;
     loop {
-        // Where no sample is, nothing but this keeps an edge from running wild.
-        let unit = Penalty {
-            roughness: 1.0,
-            ..Penalty::default()
-        };
-        let bending = PenaltyForm::at(network, samples, &unit).value(&network.to_vector());
-        let relative = RELATIVE_ROUGHNESS * loss / bending.max(1.0);
-        let penalty = Penalty {
-            roughness: penalty.roughness + relative,
-            ..*penalty
-        };
-        let form = PenaltyForm::at(network, samples, &penalty);
         let start = network.to_vector();
+        let mut form = PenaltyForm::at(network, samples, penalty);
+        // Where no sample is, nothing but this keeps an edge from running wild.
+        form.roughen(RELATIVE_ROUGHNESS * loss / form.bending(&start).max(1.0));
         let before = loss + form.value(&start);
         // Grids and magnitudes move between steps, and the penalty with them: a step that lowered
         // the objective as it was may have raised it.
@@ -87,14 +78,18 @@ pub fn train(
             break;
         }
         let model = Model::at(network, samples, &form, &start);
-        let Some((after, ratio)) = model.descend(network, samples, &start, before, &mut damping)
+        let Some((lower, ratio)) = model.descend(network, samples, &start, before, &mut damping)
         else {
             break;
         };
+        let after = lower + form.value(&network.to_vector());
         done += 1;
         damping = (damping * (1.0 - (2.0 * ratio - 1.0).powi(3)).max(0.1)).max(LEAST_DAMPING);
-        grid::follow(network, samples);
-        loss = objective::loss(network, samples);
+        loss = if grid::follow(network, samples) {
+            objective::loss(network, samples)
+        } else {
+            lower
+        };
         flat = if before - after < options.tolerance * before {
             flat + 1
         } else {
@@ -145,7 +140,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Raises the damping until a step lowers the objective; gives the objective after it and the
+    /// Raises the damping until a step lowers the objective; gives the loss after it and the
     /// ratio of actual to predicted decrease, or `None`, with the network as it was.
     fn descend(
         &self,
@@ -160,19 +155,20 @@ impl<'a> Model<'a> {
             if let Some(step) = self.solve(network, samples, *damping) {
                 let moved: Vec<f64> = start.iter().zip(&step).map(|(c, d)| c + d).collect();
                 network.set_vector(&moved);
-                let after = objective::loss(network, samples) + self.form.value(&moved);
+                let loss = objective::loss(network, samples);
+                let after = loss + self.form.value(&moved);
                 if after < before {
                     let predicted =
                         0.5 * (*damping * dot(&step, &step) - dot(&step, &self.gradient));
-                    return Some((after, (before - after) / predicted.max(f64::MIN_POSITIVE)));
+                    return Some((loss, (before - after) / predicted.max(f64::MIN_POSITIVE)));
                 }
+                network.set_vector(start);
             } else {
                 *damping = damping.max(LEAST_DAMPING);
             }
             *damping *= growth;
             growth *= 2.0;
         }
-        network.set_vector(start);
         None
     }
 

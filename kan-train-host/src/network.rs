@@ -150,6 +150,49 @@ impl Layer {
         (0..self.inputs()).any(|input| self.edge(input, output).is_some())
     }
 
+    /// One layer of the edges of several, times `factor`, which have the inputs, the outputs, both or
+    /// neither in common.
+    fn side_by_side(parts: &[&Self], same_inputs: bool, same_outputs: bool, factor: f64) -> Self {
+        let first = parts[0];
+        let inputs: usize = parts.iter().map(|part| part.inputs()).sum();
+        let outputs: usize = parts.iter().map(|part| part.outputs).sum();
+        let (inputs, outputs) = (
+            if same_inputs { first.inputs() } else { inputs },
+            if same_outputs { first.outputs } else { outputs },
+        );
+        let mut layer = Self {
+            outputs,
+            grids: Vec::with_capacity(inputs),
+            edges: vec![None; inputs * outputs],
+            bias: vec![0.0; outputs],
+        };
+        let (mut from, mut to) = (0, 0);
+        for part in parts {
+            for (i, grid) in part.grids.iter().enumerate() {
+                if layer.grids.len() <= from + i {
+                    layer.grids.push(grid.clone());
+                }
+                for (j, edge) in part.edges_from(i) {
+                    let sum =
+                        layer.edges[(from + i) * outputs + to + j].get_or_insert_with(|| Edge {
+                            coef: vec![0.0; edge.coef.len()],
+                            scale_base: 0.0,
+                        });
+                    for (sum, c) in sum.coef.iter_mut().zip(&edge.coef) {
+                        *sum += factor * c;
+                    }
+                    sum.scale_base += factor * edge.scale_base;
+                }
+            }
+            for (sum, bias) in layer.bias[to..].iter_mut().zip(&part.bias) {
+                *sum += factor * bias;
+            }
+            from += if same_inputs { 0 } else { part.inputs() };
+            to += if same_outputs { 0 } else { part.outputs };
+        }
+        layer
+    }
+
     fn node(&self, base: Base, input: usize, x: f64) -> Node {
         let grid = &self.grids[input];
         let local = grid.local(x);
@@ -231,6 +274,28 @@ impl Network {
             })
             .collect();
         Self { base, layers }
+    }
+
+    /// The mean of networks on the same inputs: one network again, their hidden nodes side by side.
+    /// Exact, with every weight of the last layer divided by their number.
+    ///
+    /// # Panics
+    /// If there is none, or they differ in depth, inputs, outputs, base function or input grids.
+    pub fn mean(networks: &[Self]) -> Self {
+        let first = &networks[0];
+        let depth = first.layers.len();
+        let share = (networks.len() as f64).recip();
+        let layers = (0..depth)
+            .map(|l| {
+                let parts: Vec<&Layer> = networks.iter().map(|n| &n.layers[l]).collect();
+                let last = l + 1 == depth;
+                Layer::side_by_side(&parts, l == 0, last, if last { share } else { 1.0 })
+            })
+            .collect();
+        Self {
+            base: first.base,
+            layers,
+        }
     }
 
     /// Node counts from the inputs to the outputs.

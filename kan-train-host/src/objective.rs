@@ -4,6 +4,8 @@
 //! Both losses have a Gauss–Newton form: gradient Jᵀr/N and curvature JᵀWJ/N with W = 1 for squared
 //! error and W = diag(p) − ppᵀ for cross-entropy (the Fisher information).
 
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::network::{Base, Network, Run, Tape};
@@ -235,25 +237,32 @@ fn seeds(samples: &Samples, output: &[f64], seeds: &mut [Vec<f64>]) {
 /// The expansion of the loss at `network` and, row-major in its lower triangle, the Gauss–Newton
 /// matrix JᵀWJ/N plus the penalty's Q.
 ///
-/// Costs `rows·outputs·(edges·(k + 2))²/2` multiply-adds: of each edge only the `k + 1` basis
-/// functions that are not zero take part, whatever the grid.
+/// Of each edge only the `k + 1` basis functions that are not zero take part in a row of J:
+/// `rows·outputs·(edges·(k + 2))²/2` multiply-adds, whatever the grid. While the grid is coarse, dense
+/// blocks of J are faster all the same ([`DENSE`]).
 pub fn expand(
     network: &Network,
     samples: &Samples,
     penalty: &PenaltyCurvature<'_>,
 ) -> (Expansion, Vec<f64>) {
-    let with_base = network.base != Base::Zero;
     let n = network.parameters();
-    let add_outer = match network.degree() {
-        1 => add_outer::<2>,
-        2 => add_outer::<3>,
-        3 => add_outer::<4>,
-        4 => add_outer::<5>,
-        _ => add_outer::<6>,
+    let active = network.edges() * (network.degree() + 2);
+    let with_base = network.base != Base::Zero;
+    let (expansion, mut matrix) = if (n as f64) < DENSE * active as f64 {
+        sum_rows(network, samples, || Dense::new(n, network))
+    } else {
+        let add_outer = match network.degree() {
+            1 => add_outer::<2>,
+            2 => add_outer::<3>,
+            3 => add_outer::<4>,
+            4 => add_outer::<5>,
+            _ => add_outer::<6>,
+        };
+        sum_rows(network, samples, || Sparse {
+            matrix: vec![0.0; n * n],
+            add: |row: &[Run], matrix: &mut [f64]| add_outer(row, with_base, n, matrix),
+        })
     };
-    let (expansion, mut matrix) = sum_rows(network, samples, n * n, |row, matrix| {
-        add_outer(row, with_base, n, matrix);
-    });
     penalty.add_to(n, &mut matrix);
     (expansion, matrix)
 }
@@ -267,29 +276,124 @@ pub fn expand_diagonal(
 ) -> (Expansion, Vec<f64>) {
     let order = network.degree() + 1;
     let with_base = network.base != Base::Zero;
-    let n = network.parameters();
-    let (expansion, mut diagonal) = sum_rows(network, samples, n, |row, diagonal| {
-        for run in row {
-            let slots = &mut diagonal[run.coef..run.coef + order];
-            for (slot, v) in slots.iter_mut().zip(&run.value) {
-                *slot += v * v;
+    let (expansion, mut diagonal) = sum_rows(network, samples, || Sparse {
+        matrix: vec![0.0; network.parameters()],
+        add: |row: &[Run], diagonal: &mut [f64]| {
+            for run in row {
+                let slots = &mut diagonal[run.coef..run.coef + order];
+                for (slot, v) in slots.iter_mut().zip(&run.value) {
+                    *slot += v * v;
+                }
+                if with_base {
+                    diagonal[run.base] += run.base_value * run.base_value;
+                }
             }
-            if with_base {
-                diagonal[run.base] += run.base_value * run.base_value;
-            }
-        }
+        },
     });
     penalty.add_diagonal_to(&mut diagonal);
     (expansion, diagonal)
 }
 
-/// Loss and gradient, and the mean over the samples of what `add` makes of each row of √W·J, in
-/// `size` numbers.
-fn sum_rows(
+/// What is made of the rows of √W·J.
+trait Curvature {
+    /// Takes in one row.
+    fn add(&mut self, row: &[Run]);
+    /// The sum over all rows.
+    fn sum(self) -> Vec<f64>;
+}
+
+/// Each row is added where it is not zero.
+struct Sparse<F> {
+    matrix: Vec<f64>,
+    add: F,
+}
+
+impl<F: Fn(&[Run], &mut [f64])> Curvature for Sparse<F> {
+    fn add(&mut self, row: &[Run]) {
+        (self.add)(row, &mut self.matrix);
+    }
+
+    fn sum(self) -> Vec<f64> {
+        self.matrix
+    }
+}
+
+/// Rows are written out, and their products taken a block at a time.
+struct Dense {
+    n: usize,
+    order: usize,
+    with_base: bool,
+    /// Row-major `[n, n]`, the lower triangle.
+    matrix: Vec<f64>,
+    /// Row-major `[BLOCK, n]`.
+    block: Vec<f64>,
+    rows: usize,
+}
+
+/// Rows of J in a dense block.
+const BLOCK: usize = 128;
+/// Dense blocks are faster while a row of J has at most so many times as many numbers as are not zero:
+/// they do the square of that in work, at the speed of matrix products.
+const DENSE: f64 = 3.0;
+
+impl Dense {
+    fn new(n: usize, network: &Network) -> Self {
+        Self {
+            n,
+            order: network.degree() + 1,
+            with_base: network.base != Base::Zero,
+            matrix: vec![0.0; n * n],
+            block: vec![0.0; BLOCK * n],
+            rows: 0,
+        }
+    }
+
+    fn flush(&mut self) {
+        let block =
+            MatRef::from_row_major_slice(&self.block[..self.rows * self.n], self.rows, self.n);
+        let sum = MatMut::from_row_major_slice_mut(&mut self.matrix, self.n, self.n);
+        triangular::matmul(
+            sum,
+            BlockStructure::TriangularLower,
+            Accum::Add,
+            block.transpose(),
+            BlockStructure::Rectangular,
+            block,
+            BlockStructure::Rectangular,
+            1.0,
+            Par::Seq,
+        );
+        self.block[..self.rows * self.n].fill(0.0);
+        self.rows = 0;
+    }
+}
+
+impl Curvature for Dense {
+    fn add(&mut self, row: &[Run]) {
+        let slots = &mut self.block[self.rows * self.n..][..self.n];
+        for run in row {
+            slots[run.coef..run.coef + self.order].copy_from_slice(&run.value[..self.order]);
+            if self.with_base {
+                slots[run.base] = run.base_value;
+            }
+        }
+        self.rows += 1;
+        if self.rows == BLOCK {
+            self.flush();
+        }
+    }
+
+    fn sum(mut self) -> Vec<f64> {
+        self.flush();
+        self.matrix
+    }
+}
+
+/// Loss and gradient, and the mean over the samples of what is made of the rows of √W·J.
+fn sum_rows<C: Curvature>(
     network: &Network,
     samples: &Samples,
-    size: usize,
-    add: impl Fn(&[Run], &mut [f64]) + Sync,
+    curvature: impl Fn() -> C + Sync,
 ) -> (Expansion, Vec<f64>) {
     let (offsets, n) = network.offsets();
     let parts: Vec<(f64, Vec<f64>, Vec<f64>)> = chunks(samples.rows())
@@ -297,7 +401,7 @@ fn sum_rows(
         .map(|rows| {
             let mut tape = network.tape();
             let mut gradient = vec![0.0; n];
-            let mut curvature = vec![0.0; size];
+            let mut curvature = curvature();
             let mut residual = vec![0.0; samples.outputs];
             let mut seed = vec![vec![0.0; samples.outputs]; samples.outputs];
             let mut list = Vec::new();
@@ -312,10 +416,10 @@ fn sum_rows(
                     set_seed(&mut tape, seed);
                     network.backward(&mut tape);
                     network.runs(&tape, &offsets, &mut list);
-                    add(&list, &mut curvature);
+                    curvature.add(&list);
                 }
             }
-            (loss, gradient, curvature)
+            (loss, gradient, curvature.sum())
         })
         .collect();
     let mut parts = parts.into_iter();

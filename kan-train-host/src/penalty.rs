@@ -3,12 +3,16 @@
 //! Each is quadratic in the parameters of an edge, or is replaced by a quadratic near the network at
 //! hand, so that Gauss–Newton steps take it in exactly.
 
+use std::mem;
+
+use serde::{Deserialize, Serialize};
+
 use crate::network::{Base, Network};
 use crate::objective::{Samples, dot};
-use crate::statistics::statistics;
+use crate::statistics::{moments, statistics};
 
 /// Strengths of the penalties.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Penalty {
     /// Times range³·∫(φ″)² of each edge over its grid: a dimensionless measure of bending.
     pub roughness: f64,
@@ -16,13 +20,6 @@ pub struct Penalty {
     pub slope: f64,
     /// λ of (2.20): L1 of the edges' magnitudes (μ1 = 1) and entropy of a layer's (μ2 = 1).
     pub lamb: f64,
-}
-
-impl Penalty {
-    /// Whether anything is penalised.
-    pub fn is_zero(&self) -> bool {
-        self.roughness == 0.0 && self.slope == 0.0 && self.lamb == 0.0
-    }
 }
 
 /// The penalties near one network: for the edges e into each node, ½ Σ_e c_eᵀ Q_e c_e, which for a
@@ -36,6 +33,7 @@ impl Penalty {
 /// entropy's slope as they are now. (Centred, because a constant can move between the edges of a
 /// node.) Repeated, this is iteratively reweighted least squares on (2.20).
 pub struct PenaltyForm {
+    roughness: f64,
     edges: Vec<EdgeForm>,
     nodes: Vec<NodeForm>,
     /// The number of groups: the nodes that edges lead to.
@@ -57,29 +55,28 @@ struct EdgeForm {
 
 struct NodeForm {
     size: usize,
-    /// The bending and tilting common to the edges, row-major `[size, size]`.
-    shape: Vec<f64>,
+    /// Bending, row-major `[size, size]`.
+    bend: Vec<f64>,
+    /// Tilting, times its strength, row-major `[size, size]`.
+    tilt: Vec<f64>,
     /// Centred second moments of the basis functions, row-major `[size, size]`; empty if not used.
     moments: Vec<f64>,
 }
 
 impl NodeForm {
-    fn times(&self, c: &[f64], sparsity: f64) -> (Vec<f64>, Vec<f64>) {
-        let n = self.size;
+    /// Q·c and M·c.
+    fn times(&self, c: &[f64], roughness: f64, sparsity: f64) -> (Vec<f64>, Vec<f64>) {
         let product = |matrix: &[f64]| -> Vec<f64> {
-            matrix
-                .chunks(n)
-                .map(|row| row.iter().zip(c).map(|(q, c)| q * c).sum())
-                .collect()
+            matrix.chunks(self.size).map(|row| dot(row, c)).collect()
         };
-        let mut q = product(&self.shape);
         let m = if self.moments.is_empty() {
-            vec![0.0; n]
+            vec![0.0; self.size]
         } else {
             product(&self.moments)
         };
-        for (q, m) in q.iter_mut().zip(&m) {
-            *q += sparsity * m;
+        let mut q = product(&self.tilt);
+        for ((q, b), m) in q.iter_mut().zip(product(&self.bend)).zip(&m) {
+            *q += roughness * b + sparsity * m;
         }
         (q, m)
     }
@@ -95,16 +92,15 @@ impl PenaltyForm {
     /// The form of `penalty` at `network`; `samples` give the magnitudes.
     pub fn at(network: &Network, samples: &Samples, penalty: &Penalty) -> Self {
         let mut form = Self {
+            roughness: penalty.roughness,
             edges: Vec::new(),
             nodes: Vec::new(),
             groups: 0,
         };
-        if penalty.is_zero() {
-            return form;
-        }
         let (offsets, _) = network.offsets();
         let last = network.layers.len() - 1;
-        let statistics = (penalty.lamb > 0.0 || last > 0).then(|| statistics(network, samples));
+        let statistics = (penalty.lamb > 0.0).then(|| statistics(network, samples));
+        let mut moments = (penalty.lamb > 0.0 || last > 0).then(|| moments(network, samples));
         let base = network.base;
         let with_base = usize::from(base != Base::Zero);
         for (l, layer) in network.layers.iter().enumerate() {
@@ -120,20 +116,19 @@ impl PenaltyForm {
                 let range = grid.hi() - grid.lo();
                 let bend = grid.gram(2, |x| base.curvature_at(grid, x));
                 let tilt = grid.gram(1, |x| base.at(grid, x).1);
-                let (bending, tilting) = (penalty.roughness * range.powi(3), penalty.slope * range);
-                let shape = (0..size * size)
-                    .map(|at| {
-                        let at = at / size * (m + 1) + at % size;
-                        bending * bend[at] + tilting * tilt[at]
-                    })
-                    .collect();
-                let moments = statistics
-                    .as_ref()
-                    .map_or_else(Vec::new, |s| s.moments[l][i].clone());
+                let (bending, tilting) = (range.powi(3), penalty.slope * range);
+                // Without the row and column of the base function where there is none.
+                let places = (0..size * size).map(|at| at / size * (m + 1) + at % size);
+                let tilt = places.clone().map(|at| tilting * tilt[at]).collect();
+                let bend = places.map(|at| bending * bend[at]).collect();
+                let moments = moments
+                    .as_mut()
+                    .map_or_else(Vec::new, |m| mem::take(&mut m[l][i]));
                 let node = form.nodes.len();
                 form.nodes.push(NodeForm {
                     size,
-                    shape,
+                    bend,
+                    tilt,
                     moments,
                 });
                 for (j, _) in layer.edges_from(i) {
@@ -152,6 +147,24 @@ impl PenaltyForm {
         form
     }
 
+    /// The value at `c` of the roughness penalty alone, of strength 1.
+    pub fn bending(&self, c: &[f64]) -> f64 {
+        let denominator = self.ratios(c).denominator;
+        let bent = self.edges.iter().map(|edge| {
+            let node = &self.nodes[edge.node];
+            let c = &c[edge.offset..edge.offset + node.size];
+            let rows = node.bend.chunks(node.size).zip(c);
+            let bent: f64 = rows.map(|(row, &c_row)| c_row * dot(row, c)).sum();
+            0.5 * bent / denominator[edge.group]
+        });
+        bent.sum()
+    }
+
+    /// Adds to the strength of the roughness penalty.
+    pub fn roughen(&mut self, more: f64) {
+        self.roughness += more;
+    }
+
     fn ratios(&self, c: &[f64]) -> Ratios {
         let mut ratios = Ratios {
             numerator: vec![0.0; self.groups],
@@ -160,7 +173,7 @@ impl PenaltyForm {
         for edge in &self.edges {
             let node = &self.nodes[edge.node];
             let c = &c[edge.offset..edge.offset + node.size];
-            let (q, m) = node.times(c, edge.sparsity);
+            let (q, m) = node.times(c, self.roughness, edge.sparsity);
             ratios.numerator[edge.group] += dot(&q, c);
             if edge.relative {
                 ratios.denominator[edge.group] += dot(&m, c);
@@ -193,7 +206,7 @@ impl PenaltyForm {
         for edge in &self.edges {
             let node = &self.nodes[edge.node];
             let slots = edge.offset..edge.offset + node.size;
-            let (q, m) = node.times(&c[slots.clone()], edge.sparsity);
+            let (q, m) = node.times(&c[slots.clone()], self.roughness, edge.sparsity);
             let d = ratios.denominator[edge.group];
             let pull = if edge.relative {
                 ratios.numerator[edge.group] / d
@@ -229,7 +242,7 @@ impl PenaltyCurvature<'_> {
         for edge in &self.form.edges {
             let node = &self.form.nodes[edge.node];
             let slots = edge.offset..edge.offset + node.size;
-            let (q, _) = node.times(&v[slots.clone()], edge.sparsity);
+            let (q, _) = node.times(&v[slots.clone()], self.form.roughness, edge.sparsity);
             for (slot, q) in product[slots].iter_mut().zip(q) {
                 *slot = q / self.denominator[edge.group];
             }
@@ -245,12 +258,10 @@ impl PenaltyCurvature<'_> {
                 for b in 0..=a {
                     let at = a * node.size + b;
                     let moment = node.moments.get(at).copied().unwrap_or(0.0);
-                    visit(
-                        edge.offset,
-                        a,
-                        b,
-                        (node.shape[at] + edge.sparsity * moment) / d,
-                    );
+                    let q = self.form.roughness * node.bend[at]
+                        + node.tilt[at]
+                        + edge.sparsity * moment;
+                    visit(edge.offset, a, b, q / d);
                 }
             }
         }

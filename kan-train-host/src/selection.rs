@@ -31,6 +31,10 @@ const STEPS: usize = 50;
 const NEGLIGIBLE: f64 = 0.5e-10;
 /// A grid takes part in the selection if a step on it costs at most so many multiply-adds.
 const AFFORDABLE: f64 = 3e8;
+/// The mean of so many networks at most.
+const MOST_MEMBERS: usize = 8;
+/// Twice as many networks must lower the held-out loss by this part.
+const WORTHWHILE_MEMBERS: f64 = 0.08;
 /// A finer grid must lower the held-out loss by this part.
 const WORTHWHILE: f64 = 0.03;
 
@@ -95,12 +99,19 @@ pub fn choose(
         slope: if classes { 1e-5 } else { 0.0 },
         lamb: 0.0,
     };
+    let supported = |grids: &[usize], width: &[usize]| -> Vec<usize> {
+        let finest = frame.finest(width);
+        let mut grids: Vec<usize> = grids.iter().map(|&g| g.min(finest)).collect();
+        grids.dedup();
+        grids
+    };
     if let (Some(width), Some(grids)) = (&settings.width, &settings.grid) {
         let penalty = fixed_penalty(settings.roughness.unwrap_or(0.0));
         let recipe = Recipe {
             width: width.clone(),
-            grids: grids.clone(),
+            grids: supported(grids, width),
             penalty,
+            members: 1,
         };
         return Choice {
             recipe,
@@ -197,13 +208,20 @@ pub fn choose(
     let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
     let recipe = Recipe {
         width: winner.width.clone(),
-        grids: candidates[0].grids.clone(),
+        grids: supported(&candidates[0].grids, &winner.width),
         penalty: Penalty {
             roughness: share * penalty.roughness,
             slope: share * penalty.slope,
             lamb: 0.0,
         },
+        members: 1,
     };
+    let members = if settings.width.is_some() {
+        1
+    } else {
+        members(frame, &folds[0], &recipe)
+    };
+    let recipe = Recipe { members, ..recipe };
     let start = Some(candidates[0].start.clone());
     let tried = candidates
         .into_iter()
@@ -214,6 +232,45 @@ pub fn choose(
         start,
         tried,
     }
+}
+
+/// How many networks it takes until the mean of twice as many is no longer worth its size. The mean
+/// of networks from different starts has lost a part of what each owes to chance: where samples are
+/// few or noisy that is most of its error, where they are many and exact there is nothing to lose.
+fn members(frame: &Frame, (train, held): &(Samples, Samples), recipe: &Recipe) -> usize {
+    if recipe.width.len() == 2 {
+        return 1;
+    }
+    let mut networks: Vec<Network> = Vec::new();
+    let mut count = 1;
+    let mut least = f64::INFINITY;
+    while count <= MOST_MEMBERS {
+        let more: Vec<Network> = (networks.len()..count)
+            .into_par_iter()
+            .map(|member| {
+                let mut network = frame.start(train, recipe, member);
+                for &intervals in &recipe.grids {
+                    frame.stage(
+                        &mut network,
+                        train,
+                        intervals,
+                        &recipe.penalty,
+                        &mut |_, _| {},
+                    );
+                }
+                network
+            })
+            .collect();
+        networks.extend(more);
+        let loss = objective::loss(&Network::mean(&networks), held);
+        if loss + NEGLIGIBLE > least * (1.0 - WORTHWHILE_MEMBERS) {
+            break;
+        }
+        // Half the networks have the error of one: nothing is left to chance.
+        least = loss + NEGLIGIBLE;
+        count *= 2;
+    }
+    count / 2
 }
 
 /// Breiman's rule: of the candidates within one standard error of the best, the simplest comes
@@ -397,10 +454,11 @@ fn starts(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Vec<N
         width: task.width.to_vec(),
         grids: task.grids.to_vec(),
         penalty: task.penalties[0],
+        members: 1,
     };
     folds
         .par_iter()
-        .map(|(train, _)| frame.start(train, &recipe))
+        .map(|(train, _)| frame.start(train, &recipe, 0))
         .collect()
 }
 

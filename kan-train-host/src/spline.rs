@@ -187,6 +187,20 @@ impl Grid {
         Self::new(self.degree, &breaks).expect("increasing breaks stay increasing")
     }
 
+    /// The same spacing on another range.
+    pub fn stretched(&self, lo: f64, hi: f64) -> Result<Self, GridError> {
+        let factor = (hi - lo) / (self.hi() - self.lo());
+        let mut breaks: Vec<f64> = self
+            .breaks()
+            .iter()
+            .map(|x| lo + (x - self.lo()) * factor)
+            .collect();
+        if let Some(last) = breaks.last_mut() {
+            *last = hi;
+        }
+        Self::new(self.degree, &breaks)
+    }
+
     /// The spline degree k.
     pub fn degree(&self) -> usize {
         self.degree

@@ -1,6 +1,6 @@
 //! What samples say of every edge and node of a network: magnitudes, means, ranges, moments.
 
-use crate::network::{Base, Network};
+use crate::network::{Base, Layer, Network};
 use crate::objective::Samples;
 
 /// What the samples say of every edge.
@@ -13,14 +13,11 @@ pub struct Statistics {
     pub deviation: Vec<Vec<f64>>,
     /// Smallest and largest node values by layer, outputs last.
     pub range: Vec<Vec<(f64, f64)>>,
-    /// Centred second moments of the basis functions and the base function by layer and node.
-    pub(crate) moments: Vec<Vec<Vec<f64>>>,
 }
 
 /// Measures every edge and node of a network on samples.
 pub fn statistics(network: &Network, samples: &Samples) -> Statistics {
     let order = network.degree() + 1;
-    let with_base = usize::from(network.base != Base::Zero);
     let rows = samples.rows();
     let count = rows as f64;
     let mut tape = network.tape();
@@ -34,21 +31,6 @@ pub fn statistics(network: &Network, samples: &Samples) -> Statistics {
         .collect();
     let mut node_mean: Vec<Vec<f64>> = widths.iter().map(|&n| vec![0.0; n]).collect();
     let mut deviation = node_mean.clone();
-    let sizes = |l: usize, i: usize| layers[l].grids[i].functions() + with_base;
-    let mut first_moments: Vec<Vec<Vec<f64>>> = (0..layers.len())
-        .map(|l| {
-            (0..layers[l].inputs())
-                .map(|i| vec![0.0; sizes(l, i)])
-                .collect()
-        })
-        .collect();
-    let mut moments: Vec<Vec<Vec<f64>>> = (0..layers.len())
-        .map(|l| {
-            (0..layers[l].inputs())
-                .map(|i| vec![0.0; sizes(l, i) * sizes(l, i)])
-                .collect()
-        })
-        .collect();
     for pass in 0..2 {
         for n in 0..rows {
             network.forward(samples.row(n), &mut tape);
@@ -75,30 +57,6 @@ pub fn statistics(network: &Network, samples: &Samples) -> Statistics {
                             magnitude[l][e] += (value - mean[l][e]).abs() / count;
                         }
                     }
-                    if pass == 0 {
-                        let size = sizes(l, i);
-                        let base = (with_base == 1).then_some((size - 1, node.base));
-                        let entries: Vec<(usize, f64)> = (node.local.first..)
-                            .zip(node.local.value[..order].iter().copied())
-                            .chain(base)
-                            .collect();
-                        for &(a, va) in &entries {
-                            first_moments[l][i][a] += va / count;
-                            for &(b, vb) in &entries {
-                                moments[l][i][a * size + b] += va * vb / count;
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-    for (l, layer) in layers.iter().enumerate() {
-        for i in 0..layer.inputs() {
-            let size = sizes(l, i);
-            for a in 0..size {
-                for b in 0..size {
-                    moments[l][i][a * size + b] -= first_moments[l][i][a] * first_moments[l][i][b];
                 }
             }
         }
@@ -111,8 +69,64 @@ pub fn statistics(network: &Network, samples: &Samples) -> Statistics {
         mean,
         deviation,
         range,
-        moments,
     }
+}
+
+/// Centred second moments of the basis functions and, last, the base function, by layer and input node:
+/// row-major `[G + k + 1, G + k + 1]`, without the last row and column if there is no base function.
+pub fn moments(network: &Network, samples: &Samples) -> Vec<Vec<Vec<f64>>> {
+    let order = network.degree() + 1;
+    let with_base = usize::from(network.base != Base::Zero);
+    let share = (samples.rows() as f64).recip();
+    let size = |layer: &Layer, i: usize| layer.grids[i].functions() + with_base;
+    let zeros = |of: fn(usize) -> usize| -> Vec<Vec<Vec<f64>>> {
+        let layers = network.layers.iter();
+        layers
+            .map(|layer| {
+                (0..layer.inputs())
+                    .map(|i| vec![0.0; of(size(layer, i))])
+                    .collect()
+            })
+            .collect()
+    };
+    let (mut first, mut second) = (zeros(|size| size), zeros(|size| size * size));
+    let mut tape = network.tape();
+    for n in 0..samples.rows() {
+        network.forward(samples.row(n), &mut tape);
+        for (l, layer) in network.layers.iter().enumerate() {
+            for (i, node) in tape.nodes[l].iter().enumerate() {
+                let size = size(layer, i);
+                let values = &node.local.value[..order];
+                let (first, second) = (&mut first[l][i], &mut second[l][i]);
+                for (a, va) in values.iter().enumerate() {
+                    let at = node.local.first + a;
+                    first[at] += va;
+                    let row = &mut second[at * size + node.local.first..][..order];
+                    for (slot, vb) in row.iter_mut().zip(values) {
+                        *slot += va * vb;
+                    }
+                    if with_base == 1 {
+                        second[(size - 1) * size + at] += va * node.base;
+                    }
+                }
+                if with_base == 1 {
+                    first[size - 1] += node.base;
+                    second[size * size - 1] += node.base * node.base;
+                }
+            }
+        }
+    }
+    for (first, second) in first.iter().flatten().zip(second.iter_mut().flatten()) {
+        let size = first.len();
+        for a in 0..size {
+            for b in 0..=a {
+                let moment = share * (second[a * size + b] - share * first[a] * first[b]);
+                second[a * size + b] = moment;
+                second[b * size + a] = moment;
+            }
+        }
+    }
+    second
 }
 
 impl Statistics {

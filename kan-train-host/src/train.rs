@@ -5,6 +5,7 @@
 //! and trained again.
 
 use std::ops::ControlFlow;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use rand::SeedableRng;
@@ -32,7 +33,7 @@ const START_STEPS: usize = 15;
 pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
 
 /// What the user wants; `None` where training decides.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Node counts from the inputs to the outputs.
     pub width: Option<Vec<usize>>,
@@ -48,12 +49,20 @@ pub struct Settings {
     pub lamb: Option<f64>,
     /// Times range³·∫(φ″)²; chosen on held-out rows if not given.
     pub roughness: Option<f64>,
-    /// Blend of even spacing (1) and quantiles (0) in the grids; 1 if not given.
+    /// Blend of even spacing (1) and quantiles (0) in the grids. If not given, hidden grids are even,
+    /// and inputs are blended where their values crowd ([`grid::blend`]).
     pub grid_eps: Option<f64>,
     /// Leaves every edge in place.
     pub no_prune: bool,
     /// Seed of everything random.
     pub seed: u64,
+}
+
+impl Settings {
+    /// Most Levenberg–Marquardt steps for each grid.
+    pub fn most_steps(&self) -> usize {
+        self.steps.unwrap_or(100)
+    }
 }
 
 /// Why training cannot start. Each is one line.
@@ -155,8 +164,23 @@ pub enum Event<'a> {
         /// Loss in the network's units.
         loss: f64,
     },
-    /// A grid is finished; the predictor is as good a checkpoint as there is.
-    Stage(&'a Stage, &'a Predictor),
+    /// A grid of the final training is finished.
+    Stage(&'a Stage),
+    /// The way so far, and the network as it is, before each grid.
+    Checkpoint(&'a Progress, &'a Predictor),
+}
+
+/// How far a training has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What was chosen.
+    pub recipe: Recipe,
+    /// The candidates it was chosen from, best first.
+    pub tried: Vec<Tried>,
+    /// The networks whose mean is the result.
+    pub networks: Vec<Network>,
+    /// The grids they have gone through.
+    pub stages: Vec<Stage>,
 }
 
 /// A trained network and how it came about.
@@ -170,6 +194,8 @@ pub struct Trained {
     pub tried: Vec<Tried>,
     /// The penalty that was used.
     pub penalty: Penalty,
+    /// The network is the mean of so many.
+    pub members: usize,
     /// Node counts before pruning.
     pub width_before: Vec<usize>,
     /// The number of edges before pruning.
@@ -177,7 +203,7 @@ pub struct Trained {
 }
 
 /// Shape, grids and penalty of one training.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// Node counts.
     pub width: Vec<usize>,
@@ -185,6 +211,8 @@ pub struct Recipe {
     pub grids: Vec<usize>,
     /// Penalty of every stage.
     pub penalty: Penalty,
+    /// The network is the mean of so many, trained from different starts.
+    pub members: usize,
 }
 
 /// What stays the same for all recipes.
@@ -196,8 +224,8 @@ pub struct Frame {
     pub limits: Vec<usize>,
     /// Inputs that do not vary: they get no edges.
     pub constant: Vec<bool>,
-    /// Blend of the grids.
-    pub grid_eps: f64,
+    /// Blend of the grids, if one is fixed for all.
+    pub grid_eps: Option<f64>,
     /// Most steps for each grid.
     pub steps: usize,
     /// The seed.
@@ -237,19 +265,22 @@ impl Frame {
     fn input_grid(&self, samples: &Samples, i: usize, domain: &Grid, intervals: usize) -> Grid {
         let intervals = intervals.min(self.limits[i]);
         let (degree, lo, hi) = (domain.degree(), domain.lo(), domain.hi());
-        if self.grid_eps >= 1.0 {
-            return Grid::uniform(degree, lo, hi, intervals);
-        }
         let column = samples.x.iter().skip(i).step_by(samples.inputs);
         let column: Vec<f64> = column.copied().chain([lo, hi]).collect();
-        Grid::from_samples(degree, &column, intervals, self.grid_eps, 0.0)
+        let blend = self.grid_eps.unwrap_or_else(|| grid::blend(&column));
+        if blend >= 1.0 {
+            return Grid::uniform(degree, lo, hi, intervals);
+        }
+        Grid::from_samples(degree, &column, intervals, blend, 0.0)
     }
 
-    /// The best of several random starts after their first steps on the first grid.
-    pub fn start(&self, samples: &Samples, recipe: &Recipe) -> Network {
+    /// The best of several random starts after their first steps on the first grid; `member` tells
+    /// the starts of one network from those of another.
+    pub fn start(&self, samples: &Samples, recipe: &Recipe, member: usize) -> Network {
         let starts = if recipe.width.len() > 2 { STARTS } else { 1 };
         let mut best: Option<(f64, Network)> = None;
         for start in 0..starts {
+            let start = start + STARTS * member as u64;
             let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
             let mut network = self.random(samples, &recipe.width, recipe.grids[0], seed);
             let options = Options {
@@ -308,6 +339,56 @@ impl Frame {
             .expect("there is at least one start")
     }
 
+    /// The networks that training begins with.
+    fn starts(&self, samples: &Samples, choice: &Choice, settings: &Settings) -> Vec<Network> {
+        let recipe = &choice.recipe;
+        if let Some(lamb) = settings.lamb.filter(|lamb| *lamb > 0.0) {
+            return vec![self.sparse_start(samples, recipe, lamb, !settings.no_prune)];
+        }
+        (0..recipe.members)
+            .into_par_iter()
+            .map(|member| match &choice.start {
+                Some(network) if member == 0 => network.clone(),
+                _ => self.start(samples, recipe, member),
+            })
+            .collect()
+    }
+
+    /// One stage of several networks side by side; if `prune`, each is simplified at its end.
+    fn stage_of_all(
+        &self,
+        networks: &mut [Network],
+        samples: &Samples,
+        intervals: usize,
+        penalty: &Penalty,
+        prune: bool,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let members = networks.par_iter_mut();
+                members.for_each_with(sender, |sender, network| {
+                    self.stage(network, samples, intervals, penalty, &mut |step, loss| {
+                        // Nobody listens any more only if the caller is gone.
+                        let _ = sender.send((step, loss));
+                    });
+                    if prune {
+                        simplify(network, self, samples, intervals, penalty);
+                    }
+                });
+            });
+            for (step, loss) in receiver {
+                watch(Event::Step {
+                    grid: intervals,
+                    step,
+                    of: self.steps,
+                    loss,
+                });
+            }
+        });
+    }
+
     /// One stage: brings the grids to `intervals` and trains.
     pub fn stage(
         &self,
@@ -319,9 +400,9 @@ impl Frame {
     ) -> f64 {
         if intervals != network.intervals() {
             grid::extend(network, intervals, &self.limits);
-            if self.grid_eps < 1.0 {
-                grid::update(network, samples, self.grid_eps);
-            }
+        }
+        if let Some(blend) = self.grid_eps.filter(|blend| *blend < 1.0) {
+            grid::update(network, samples, blend);
         }
         let options = Options {
             steps: self.steps,
@@ -332,7 +413,9 @@ impl Frame {
     }
 }
 
-/// Trains on `data`; `test` is only measured. `watch` can end the training at a stage.
+/// Trains on `data`; `test` is only measured. With the `progress` of an earlier training of the same
+/// data and settings it goes on from there, and ends as that one would have. `watch` can end the
+/// training at a checkpoint.
 ///
 /// # Errors
 /// As [`check`]; [`TrainError::Diverged`]; [`TrainError::Stopped`] if `watch` broke off.
@@ -340,6 +423,7 @@ pub fn train(
     data: &Dataset,
     test: Option<&Dataset>,
     settings: &Settings,
+    progress: Option<Progress>,
     watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 ) -> Result<Trained, TrainError> {
     let mut predictor = frame_of(data, settings)?;
@@ -351,50 +435,51 @@ pub fn train(
         constant: (0..data.inputs())
             .map(|i| is_constant(data.range(i)))
             .collect(),
-        grid_eps: settings.grid_eps.unwrap_or(1.0),
-        steps: settings.steps.unwrap_or(100),
+        grid_eps: settings.grid_eps,
+        steps: settings.most_steps(),
         seed: settings.seed,
     };
-    let Choice {
-        recipe,
-        start,
-        tried,
-    } = selection::choose(&frame, &samples, settings, &mut |event| {
-        let _ = watch(event);
-    });
-
     let mut clock = Instant::now();
-    let mut network = match (start, settings.lamb) {
-        (_, Some(lamb)) => frame.sparse_start(&samples, &recipe, lamb, !settings.no_prune),
-        (Some(network), None) => network,
-        (None, None) => frame.start(&samples, &recipe),
+    let mut progress = match progress {
+        Some(progress) => progress,
+        None => {
+            let choice = selection::choose(&frame, &samples, settings, &mut |event| {
+                let _ = watch(event);
+            });
+            clock = Instant::now();
+            Progress {
+                networks: frame.starts(&samples, &choice, settings),
+                recipe: choice.recipe,
+                tried: choice.tried,
+                stages: Vec::new(),
+            }
+        }
     };
-    let width_before = recipe.width.clone();
-    let edges_before = full_edges(&width_before, &frame.constant);
-    let mut stages = Vec::new();
-    let finest = frame.finest(&recipe.width);
-    let mut grids: Vec<usize> = recipe.grids.iter().map(|&g| g.min(finest)).collect();
-    grids.dedup();
-    for (at, &intervals) in grids.iter().enumerate() {
-        frame.stage(
-            &mut network,
+    let mean = |networks: &[Network]| match networks {
+        [network] => network.clone(),
+        members => Network::mean(members),
+    };
+    predictor.network = mean(&progress.networks);
+    while let Some(&intervals) = progress.recipe.grids.get(progress.stages.len()) {
+        if watch(Event::Checkpoint(&progress, &predictor)).is_break() {
+            return Err(TrainError::Stopped);
+        }
+        let last = progress.stages.len() + 1 == progress.recipe.grids.len();
+        let prune = last && !settings.no_prune;
+        let penalty = &progress.recipe.penalty;
+        let networks = &mut progress.networks;
+        frame.stage_of_all(
+            networks,
             &samples,
             intervals,
-            &recipe.penalty,
-            &mut |step, loss| {
-                let _ = watch(Event::Step {
-                    grid: intervals,
-                    step,
-                    of: frame.steps,
-                    loss,
-                });
+            penalty,
+            prune,
+            &mut |event| {
+                let _ = watch(event);
             },
         );
-        if at + 1 == grids.len() && !settings.no_prune {
-            simplify(&mut network, &frame, &samples, intervals, &recipe.penalty);
-        }
-        predictor.network = network.clone();
-        predictor.error = own_error(&network, &samples);
+        predictor.network = mean(networks);
+        predictor.error = own_error(&predictor.network, &samples);
         let error = |data: &Dataset| Score::of(&predictor.eval(&data.x), data).error();
         let stage = Stage {
             grid: intervals,
@@ -406,19 +491,28 @@ pub fn train(
         if !stage.train.is_finite() {
             return Err(TrainError::Diverged);
         }
-        if watch(Event::Stage(&stage, &predictor)).is_break() {
-            return Err(TrainError::Stopped);
-        }
-        stages.push(stage);
+        let _ = watch(Event::Stage(&stage));
+        progress.stages.push(stage);
     }
-    let penalty = recipe.penalty;
+    let Progress {
+        recipe,
+        tried,
+        stages,
+        ..
+    } = progress;
+    let mut width_before = recipe.width.clone();
+    let hidden = 1..width_before.len() - 1;
+    for nodes in &mut width_before[hidden] {
+        *nodes *= recipe.members;
+    }
     Ok(Trained {
         predictor,
         stages,
         tried,
-        penalty,
+        penalty: recipe.penalty,
+        members: recipe.members,
+        edges_before: recipe.members * full_edges(&recipe.width, &frame.constant),
         width_before,
-        edges_before,
     })
 }
 

@@ -346,7 +346,9 @@ fn no_values_spoil_a_grid() {
         let seen = samples(&network, x);
         for step in 0..3 {
             match step {
-                0 => grid::follow(&mut network, &seen),
+                0 => {
+                    grid::follow(&mut network, &seen);
+                }
                 1 => grid::update(&mut network, &seen, 0.02),
                 _ => grid::extend(&mut network, 15, &[4, 7]),
             }

@@ -79,7 +79,9 @@ fn fixed(width: &[usize], grid: &[usize]) -> Settings {
 }
 
 fn train_quietly(data: &Dataset, settings: &Settings) -> Result<Trained, TrainError> {
-    train(data, None, settings, &mut |_| ControlFlow::Continue(()))
+    train(data, None, settings, None, &mut |_| {
+        ControlFlow::Continue(())
+    })
 }
 
 fn values(x: Vec<f64>, inputs: usize, y: Vec<f64>) -> Samples {
@@ -121,7 +123,7 @@ fn the_papers_first_example_is_learnt_to_a_ten_millionth() {
                 seed,
                 ..fixed(&[2, 1, 1], &[3, 6, 12, 24, 48, 96])
             };
-            let trained = train(&data, Some(&test), &settings, &mut |_| {
+            let trained = train(&data, Some(&test), &settings, None, &mut |_| {
                 ControlFlow::Continue(())
             })
             .unwrap();
@@ -907,7 +909,7 @@ fn training_tells_its_steps_and_stages_in_order() {
     let test = regression(random_table(33, 50, 2), 2, |x| x[0].sin() + x[1]);
     let mut told = Vec::new();
     let settings = fixed(&[2, 1], &[3, 6]);
-    let trained = train(&data, Some(&test), &settings, &mut |event| {
+    let trained = train(&data, Some(&test), &settings, None, &mut |event| {
         match event {
             Event::Step {
                 grid,
@@ -918,13 +920,15 @@ fn training_tells_its_steps_and_stages_in_order() {
                 assert!(step >= 1 && step <= of && loss.is_finite());
                 told.push((grid, "step"));
             }
-            Event::Stage(stage, predictor) => {
-                // The predictor is a checkpoint: what it gives is what the stage says.
-                let score = Score::of(&predictor.eval(&data.x), &data).error();
-                assert_eq!(score, stage.train);
-                let score = Score::of(&predictor.eval(&test.x), &test).error();
-                assert_eq!(Some(score), stage.test);
-                told.push((stage.grid, "stage"));
+            Event::Stage(stage) => told.push((stage.grid, "stage")),
+            Event::Checkpoint(progress, predictor) => {
+                // What the predictor gives is what the last stage says.
+                if let Some(stage) = progress.stages.last() {
+                    let score = Score::of(&predictor.eval(&data.x), &data).error();
+                    assert_eq!(score, stage.train);
+                    let score = Score::of(&predictor.eval(&test.x), &test).error();
+                    assert_eq!(Some(score), stage.test);
+                }
             }
             Event::Candidate { .. } => {}
         }
@@ -1055,16 +1059,19 @@ fn scores_have_their_closed_forms() {
 fn whoever_watches_can_end_a_training_at_a_stage() {
     let data = regression(random_table(34, 60, 1), 1, |x| x[0].sin());
     let mut stages = 0;
-    let result = train(&data, None, &fixed(&[1, 1], &[3, 6, 12]), &mut |event| {
-        match event {
-            Event::Stage(..) => stages += 1,
-            Event::Step { .. } | Event::Candidate { .. } => {}
-        }
-        match stages {
-            2 => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        }
-    });
+    let result = train(
+        &data,
+        None,
+        &fixed(&[1, 1], &[3, 6, 12]),
+        None,
+        &mut |event| {
+            stages += usize::from(matches!(event, Event::Checkpoint(..)));
+            match stages {
+                2 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        },
+    );
     assert!(matches!(result, Err(TrainError::Stopped)));
     assert_eq!(stages, 2);
 }

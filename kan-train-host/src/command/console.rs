@@ -78,7 +78,8 @@ impl Console {
         match *event {
             Event::Candidate { done, of } => self.progress("choosing shape and grid", done, of),
             Event::Step { grid, step, of, .. } => self.progress(&format!("grid {grid}"), step, of),
-            Event::Stage(stage, _) => self.stage(task, stage),
+            Event::Stage(stage) => self.stage(task, stage),
+            Event::Checkpoint(..) => {}
         }
     }
 

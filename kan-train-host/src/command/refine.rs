@@ -298,6 +298,7 @@ fn change(
     let mut history = History {
         width_before: before.width.clone(),
         edges_before: before.edges,
+        members: 1,
         stages: Vec::new(),
         candidates: 0,
         tried: Vec::new(),
@@ -307,6 +308,7 @@ fn change(
     if let Some(past) = past {
         history.width_before = past.width_before;
         history.edges_before = past.edges_before;
+        history.members = past.members;
         history.stages = past.stages;
         history.candidates = past.candidates;
         history.tried = past.tried;

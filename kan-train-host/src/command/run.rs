@@ -12,14 +12,15 @@ use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
 use kan_train_host::compile::{self, Compiled, Options, Tables};
 use kan_train_host::dataset::{Dataset, Target, TargetSchema, Task};
 use kan_train_host::evaluator::Evaluator;
+use kan_train_host::grid;
 use kan_train_host::levenberg;
+use kan_train_host::network::Network;
 use kan_train_host::objective::Samples;
 use kan_train_host::penalty::Penalty;
 use kan_train_host::predictor::{self, FORMAT, Predictor, Score};
 use kan_train_host::selection::Tried;
 use kan_train_host::spline::Grid;
-use kan_train_host::train::{self, Frame, Stage};
-use kan_train_host::{grid, network};
+use kan_train_host::train::{self, Frame, Progress, Settings, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::console::{Console, figures, in_words, shape};
@@ -32,6 +33,9 @@ pub struct Checkpoint {
     #[serde(flatten)]
     pub predictor: Predictor,
     pub training: Training,
+    /// How far training has come, unless it has come to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// How a network was trained: what it takes to train it further.
@@ -44,9 +48,7 @@ pub struct Training {
     /// Whether the network has been trained on other rows than these, too: then its test rows may
     /// be among them.
     pub other_rows: bool,
-    pub seed: u64,
-    pub steps: usize,
-    pub grid_eps: f64,
+    pub settings: Settings,
     /// Penalties; what was chosen is known, and stands here, once training has ended.
     pub roughness: f64,
     pub slope: f64,
@@ -221,6 +223,7 @@ impl Run {
         #[derive(Deserialize)]
         struct Trained {
             training: Training,
+            progress: Option<Progress>,
         }
         let Version { format } = artifact::read_json(&file)?;
         let fault = |reason| Err(Failure::new(format!("{}: {reason}", file.display())));
@@ -230,12 +233,13 @@ impl Run {
             ));
         }
         let predictor = artifact::read_json(&file)?;
-        let Trained { training } = artifact::read_json(&file)?;
+        let Trained { training, progress } = artifact::read_json(&file)?;
         let checkpoint = Checkpoint {
             predictor,
             training,
+            progress,
         };
-        if let Some(reason) = contradiction(&checkpoint.predictor) {
+        if let Some(reason) = contradiction(&checkpoint) {
             return fault(format!("damaged: {reason}"));
         }
         Ok(Self {
@@ -244,11 +248,26 @@ impl Run {
         })
     }
 
+    /// How far an interrupted training in this folder has come, if it is `training` that was
+    /// interrupted there.
+    pub fn progress(path: &Path, training: &Training) -> Option<Progress> {
+        let run = Self::open(path).ok()?;
+        let Checkpoint {
+            training: begun,
+            progress,
+            ..
+        } = run.checkpoint;
+        progress.filter(|_| begun == *training)
+    }
+
     /// The rows it was trained on and tested with, or whatever rows another file with the same
     /// columns holds.
     pub fn split(&self, other: Option<&Path>) -> Result<Split, Failure> {
         let Training {
-            data, test, seed, ..
+            data,
+            test,
+            settings,
+            ..
         } = &self.checkpoint.training;
         let schema = &self.checkpoint.predictor.schema;
         let path = match (other, data) {
@@ -268,7 +287,7 @@ impl Run {
                 self.path.display()
             )));
         }
-        let split = Split::read(path, test, *seed, schema.target.names(), task)?;
+        let split = Split::read(path, test, settings.seed, schema.target.names(), task)?;
         if split.train.schema() != *schema {
             return Err(Failure::new(format!(
                 "{}: other columns or classes than those {} was trained on",
@@ -320,6 +339,7 @@ impl Run {
         let Checkpoint {
             predictor,
             training,
+            ..
         } = &self.checkpoint;
         let frame = Frame {
             inputs: vec![Grid::uniform(predictor.network.degree(), -1.0, 1.0, 1); data.inputs()],
@@ -327,9 +347,9 @@ impl Run {
             constant: (0..data.inputs())
                 .map(|i| !predictor.network.layers[0].is_used(i))
                 .collect(),
-            grid_eps: training.grid_eps,
-            steps: training.steps,
-            seed: training.seed,
+            grid_eps: training.settings.grid_eps,
+            steps: training.settings.most_steps(),
+            seed: training.settings.seed,
         };
         let penalty = Penalty {
             roughness: training.roughness,
@@ -403,6 +423,8 @@ pub struct Metrics {
     /// The same before pruning.
     pub width_before: Vec<usize>,
     pub edges_before: usize,
+    /// The network is the mean of so many, side by side.
+    pub members: usize,
     pub parameters: usize,
     pub grid: usize,
     pub degree: usize,
@@ -425,6 +447,7 @@ pub struct Metrics {
 pub struct Past {
     pub width_before: Vec<usize>,
     pub edges_before: usize,
+    pub members: usize,
     pub penalty: Penalties,
     pub stages: Vec<Stage>,
     pub candidates: usize,
@@ -443,7 +466,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    pub fn of(network: &network::Network, samples: &Samples) -> Self {
+    pub fn of(network: &Network, samples: &Samples) -> Self {
         if levenberg::is_factorable(network, samples) {
             Self::Factorised
         } else {
@@ -502,6 +525,7 @@ impl Blob {
         let Checkpoint {
             predictor,
             training,
+            ..
         } = checkpoint;
         let rows = split.map_or(&[][..], |split| &split.train.x);
         let compiled = compile::compile(predictor, &model_name(training), options, rows)?;
@@ -594,6 +618,7 @@ impl Blob {
 pub struct History {
     pub width_before: Vec<usize>,
     pub edges_before: usize,
+    pub members: usize,
     pub stages: Vec<Stage>,
     pub candidates: usize,
     pub tried: Vec<Tried>,
@@ -607,6 +632,7 @@ impl Metrics {
         let Checkpoint {
             predictor,
             training,
+            ..
         } = checkpoint;
         let network = &predictor.network;
         let score = |data: &Dataset| Score::of(&predictor.eval(&data.x), data);
@@ -623,10 +649,11 @@ impl Metrics {
             edges: network.edges(),
             width_before: history.width_before,
             edges_before: history.edges_before,
+            members: history.members,
             parameters: network.parameters(),
             grid: network.intervals(),
             degree: network.degree(),
-            seed: training.seed,
+            seed: training.settings.seed,
             optimizer: Optimizer::of(network, &samples),
             penalty: Penalties {
                 roughness,
@@ -680,7 +707,7 @@ pub fn measure_error(predictor: &mut Predictor, samples: &Samples) {
 }
 
 /// What is wrong with a network that somebody else wrote, if anything would make it fail later.
-fn contradiction(predictor: &Predictor) -> Option<&'static str> {
+fn contradiction(checkpoint: &Checkpoint) -> Option<&'static str> {
     let Predictor {
         schema,
         inputs,
@@ -688,8 +715,60 @@ fn contradiction(predictor: &Predictor) -> Option<&'static str> {
         network,
         error,
         ..
-    } = predictor;
-    let (Some(first), Some(last)) = (network.layers.first(), network.layers.last()) else {
+    } = &checkpoint.predictor;
+    if let Some(reason) = wrong_shape(network) {
+        return Some(reason);
+    }
+    let ends = |network: &Network| {
+        let width = network.width();
+        (width.len(), width[0], width[width.len() - 1])
+    };
+    let (_, n_in, n_out) = ends(network);
+    if let Some(Progress {
+        recipe,
+        networks,
+        stages,
+        ..
+    }) = &checkpoint.progress
+    {
+        if let Some(reason) = networks.iter().find_map(wrong_shape) {
+            return Some(reason);
+        }
+        if networks.is_empty()
+            || networks.iter().any(|member| ends(member) != ends(network))
+            || recipe.width.len() != network.width().len()
+            || recipe.grids.len() < stages.len()
+            || recipe.grids.iter().any(|g| !(1..=2000).contains(g))
+        {
+            return Some("an interrupted training of another network");
+        }
+    }
+    let labels = match &schema.target {
+        TargetSchema::Regression { names } => names.len().max(2),
+        TargetSchema::Classification { labels, .. } => labels.len(),
+    };
+    if labels < 2
+        || schema.inputs.len() != n_in
+        || inputs.len() != n_in
+        || outputs.len() != n_out
+        || predictor::network_outputs(&schema.target) != n_out
+    {
+        return Some("another number of columns than the network has inputs and outputs");
+    }
+    let finite = |values: [f64; 2]| values.iter().all(|value| value.is_finite());
+    let proper = inputs
+        .iter()
+        .all(|range| finite([range.lo, range.hi]) && range.lo < range.hi)
+        && outputs
+            .iter()
+            .all(|s| finite([s.offset, s.scale]) && s.scale != 0.0)
+        && error.is_finite();
+    (!proper).then_some("an input range or an output scale that is none")
+}
+
+/// What is wrong with the layers of a network.
+fn wrong_shape(network: &Network) -> Option<&'static str> {
+    let Some(first) = network.layers.first() else {
         return Some("a network without layers");
     };
     let Some(grid) = first.grids.first() else {
@@ -723,25 +802,5 @@ fn contradiction(predictor: &Predictor) -> Option<&'static str> {
             }
         }
     }
-    let labels = match &schema.target {
-        TargetSchema::Regression { names } => names.len().max(2),
-        TargetSchema::Classification { labels, .. } => labels.len(),
-    };
-    if labels < 2
-        || schema.inputs.len() != first.inputs()
-        || inputs.len() != first.inputs()
-        || outputs.len() != last.outputs
-        || predictor::network_outputs(&schema.target) != last.outputs
-    {
-        return Some("another number of columns than the network has inputs and outputs");
-    }
-    let finite = |values: [f64; 2]| values.iter().all(|value| value.is_finite());
-    let proper = inputs
-        .iter()
-        .all(|range| finite([range.lo, range.hi]) && range.lo < range.hi)
-        && outputs
-            .iter()
-            .all(|s| finite([s.offset, s.scale]) && s.scale != 0.0)
-        && error.is_finite();
-    (!proper).then_some("an input range or an output scale that is none")
+    None
 }

@@ -9,8 +9,8 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, ValueEnum};
 use kan_train_host::artifact::{self, MODEL};
 use kan_train_host::compile::{self, Options as TableOptions, Tables};
 use kan_train_host::dataset::{Dataset, Task};
-use kan_train_host::predictor::Range;
-use kan_train_host::train::{self, Event, Settings, Trained};
+use kan_train_host::predictor::{Predictor, Range};
+use kan_train_host::train::{self, Event, Progress, Settings, Trained};
 
 use super::console::Console;
 use super::run::{
@@ -349,9 +349,7 @@ pub fn before(settings: &Settings, split: &Split) -> Training {
         test: Held::Fraction(0.0),
         fingerprint: split.fingerprint,
         other_rows: false,
-        seed: settings.seed,
-        steps: settings.steps.unwrap_or(100),
-        grid_eps: settings.grid_eps.unwrap_or(1.0),
+        settings: settings.clone(),
         roughness: settings.roughness.unwrap_or(0.0),
         slope: if split.train.task() == Task::Classification {
             1e-5
@@ -374,19 +372,31 @@ pub fn run_in(
     let clock = Instant::now();
     let created = out.map(Created::folder).transpose()?;
     say_data(split, &training, console);
-    let checkpoint = |predictor: &_| Run {
+    let checkpoint = |predictor: &Predictor, progress: Option<&Progress>| Run {
         path: out.map(Path::to_path_buf).unwrap_or_default(),
         checkpoint: Checkpoint {
-            predictor: Clone::clone(predictor),
+            predictor: predictor.clone(),
             training: training.clone(),
+            progress: progress.cloned(),
         },
     };
+    let progress = out.and_then(|out| Run::progress(out, &training));
+    if let Some(Progress { recipe, stages, .. }) = &progress {
+        let (done, of) = (stages.len(), recipe.grids.len());
+        console.say(format_args!(
+            "going on with the interrupted training of this folder: {done} of {of} grids are done"
+        ));
+        for stage in stages {
+            console.stage(split.train.task(), stage);
+        }
+    }
     let task = split.train.task();
     let mut fault = None;
-    let trained = train::train(&split.train, split.test.as_ref(), settings, &mut |event| {
+    let (data, test) = (&split.train, split.test.as_ref());
+    let trained = train::train(data, test, settings, progress, &mut |event| {
         console.watch(task, &event);
-        if let (Event::Stage(_, predictor), Some(_)) = (event, out) {
-            fault = checkpoint(predictor).save_network().err();
+        if let (Event::Checkpoint(progress, predictor), Some(_)) = (event, out) {
+            fault = checkpoint(predictor, Some(progress)).save_network().err();
         }
         // A network that cannot be kept is not worth the time.
         match fault {
@@ -403,10 +413,11 @@ pub fn run_in(
         stages,
         mut tried,
         penalty,
+        members,
         width_before,
         edges_before,
     } = trained?;
-    let mut run = checkpoint(&predictor);
+    let mut run = checkpoint(&predictor, None);
     run.checkpoint.training.roughness = penalty.roughness;
     run.checkpoint.training.slope = penalty.slope;
     let options = TableOptions {
@@ -421,6 +432,7 @@ pub fn run_in(
     let history = History {
         width_before,
         edges_before,
+        members,
         stages,
         candidates,
         tried,
@@ -479,7 +491,7 @@ fn say_data(split: &Split, training: &Training, console: &Console) {
         (Some(test), Held::Fraction(_)) if matches!(training.data, Source::File(_)) => {
             format!(
                 "{} test rows, drawn at random (seed {})",
-                test.rows, training.seed
+                test.rows, training.settings.seed
             )
         }
         (Some(test), _) => format!("{} test rows from {}", test.rows, test.source),
