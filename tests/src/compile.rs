@@ -347,9 +347,11 @@ fn tables_of_deep_networks_are_as_good_as_the_network() {
                 seed,
                 ..Settings::default()
             };
-            let predictor = train(&data, None, &settings, &mut |_| ControlFlow::Continue(()))
-                .unwrap()
-                .predictor;
+            let predictor = train(&data, None, &settings, None, &mut |_| {
+                ControlFlow::Continue(())
+            })
+            .unwrap()
+            .predictor;
             let compiled = compile(&predictor, "test", &options(Tables::Cubic), &data.x).unwrap();
             let network = Score::of(&predictor.eval(&data.x), &data).error();
             let outputs = Evaluator::load(&compiled.bytes).unwrap().eval(&data.x);

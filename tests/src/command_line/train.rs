@@ -250,7 +250,7 @@ fn options_come_from_a_file_too() {
     );
     let network: Value = serde_json::from_slice(&desk.bytes("from_file/network.json")).unwrap();
     assert_eq!(number(&network["inputs"][1]["hi"]), 2.0);
-    assert_eq!(number(&network["training"]["grid_eps"]), 0.5);
+    assert_eq!(number(&network["training"]["settings"]["grid_eps"]), 0.5);
     // The command line wins.
     let said =
         desk.json("train xy.csv --config kan.toml --width 2,1 --seed 0 --out run --tables cubic");
@@ -534,7 +534,7 @@ fn an_interrupt_leaves_the_last_checkpoint() {
     });
     assert_eq!(desk.names("run"), ["network.json"]);
     let second: Value = serde_json::from_slice(&network()).expect("whole");
-    assert_eq!(second["training"]["seed"], 1);
+    assert_eq!(second["training"]["settings"]["seed"], 1);
 }
 
 #[test]
