@@ -347,9 +347,9 @@ impl Frame {
         }
         (0..recipe.members)
             .into_par_iter()
-            .map(|member| match &choice.start {
-                Some(network) if member == 0 => network.clone(),
-                _ => self.start(samples, recipe, member),
+            .map(|member| match choice.starts.get(member) {
+                Some(network) => network.clone(),
+                None => self.start(samples, recipe, member),
             })
             .collect()
     }
