@@ -162,22 +162,20 @@ pub fn choose(
         Some(width) => vec![width.clone()],
         None => shapes(frame, samples),
     };
-    let few = if shapes.len() > 1 {
-        &grids[..grids.len().min(2)]
-    } else {
-        &grids
-    };
+    let few = if shapes.len() > 1 { 1 } else { grids.len() };
     let first: Vec<Task> = shapes
         .into_iter()
         .map(|width| Task {
             width,
             starts: Vec::new(),
-            grids: few.to_vec(),
+            grids: grids[..few].to_vec(),
             penalties: vec![quick],
         })
         .collect();
+    let halves = first.len().div_ceil(2);
     let penalties = penalties(classes, settings);
     let of = first.len()
+        + halves
         + 2 * if classes {
             penalties.len()
         } else {
@@ -185,6 +183,21 @@ pub fn choose(
         };
     let mut candidates = trial.evaluate(&first, 0, of, watch);
     sort(&mut candidates);
+    if few < grids.len() {
+        // The better half on a finer grid.
+        candidates.truncate(halves);
+        let finer: Vec<Task> = candidates
+            .iter()
+            .map(|candidate| Task {
+                width: candidate.tried.width.clone(),
+                starts: candidate.starts.clone(),
+                grids: grids[..few + 1].to_vec(),
+                penalties: vec![quick],
+            })
+            .collect();
+        candidates = trial.evaluate(&finer, first.len(), of, watch);
+        sort(&mut candidates);
+    }
 
     let second: Vec<Task> = candidates
         .iter()
@@ -209,7 +222,7 @@ pub fn choose(
             tasks
         })
         .collect();
-    let done = first.len();
+    let done = first.len() + halves;
     candidates.extend(trial.evaluate(&second, done, of, watch));
     sort(&mut candidates);
     if classes {

@@ -25,10 +25,10 @@ use crate::selection::{self, Choice, Tried};
 use crate::spline::{Grid, MAX_DEGREE};
 use crate::statistics;
 
-/// Random starts whose first steps decide which one goes on.
+/// Random starts whose first steps decide which go on.
 const STARTS: u64 = 5;
-/// Those first steps.
-const START_STEPS: usize = 15;
+/// Those first steps; after them the better half goes on, and so forth.
+const START_STEPS: usize = 5;
 /// The intervals of an adaptive choice of grid: each extension halves, so that it is exact.
 pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
 
@@ -278,29 +278,30 @@ impl Frame {
     /// the starts of one network from those of another.
     pub fn start(&self, samples: &Samples, recipe: &Recipe, member: usize) -> Network {
         let starts = if recipe.width.len() > 2 { STARTS } else { 1 };
-        let mut best: Option<(f64, Network)> = None;
-        for start in 0..starts {
-            let start = start + STARTS * member as u64;
-            let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
-            let mut network = self.random(samples, &recipe.width, recipe.grids[0], seed);
-            let options = Options {
-                steps: START_STEPS,
-                damping: 0.1,
-                tolerance: 1e-3,
-            };
-            let outcome = levenberg::train(
-                &mut network,
-                samples,
-                &recipe.penalty,
-                &options,
-                &mut |_, _| {},
-            );
-            if best.as_ref().is_none_or(|(loss, _)| outcome.loss < *loss) {
-                best = Some((outcome.loss, network));
+        let first = recipe.grids[0];
+        let mut rivals: Vec<(f64, Network)> = (0..starts)
+            .map(|start| {
+                let start = start + STARTS * member as u64;
+                let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
+                (0.0, self.random(samples, &recipe.width, first, seed))
+            })
+            .collect();
+        let options = Options {
+            steps: START_STEPS,
+            damping: 0.1,
+            tolerance: 1e-3,
+        };
+        loop {
+            for (loss, network) in &mut rivals {
+                let penalty = &recipe.penalty;
+                *loss = levenberg::train(network, samples, penalty, &options, &mut |_, _| {}).loss;
             }
+            rivals.sort_by(|a, b| a.0.total_cmp(&b.0));
+            if rivals.len() == 1 {
+                return rivals.swap_remove(0).1;
+            }
+            rivals.truncate(rivals.len() / 2);
         }
-        best.map(|(_, network)| network)
-            .expect("there is at least one start")
     }
 
     /// The start that ends lowest on (2.20) after training with the sparsity penalty, pruning and
