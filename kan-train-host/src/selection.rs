@@ -41,10 +41,12 @@ const WORTHWHILE: f64 = 0.03;
 /// Networks from different starts on each fold.
 const PAIR: usize = 2;
 /// The mean of so many networks at most.
-const MOST_MEMBERS: usize = 8;
+const MOST_MEMBERS: usize = 4;
 /// Where held-out rows are hardly worse than training rows, error is not chance, and a finer grid or
 /// another shape is better than a mean.
 const CHANCE: f64 = 1.3;
+/// A loss below this, an error of a hundredth of the target's deviation, is not noise either.
+const NOISE: f64 = 0.5e-4;
 
 /// A candidate and how it did on the held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,10 +82,10 @@ impl Tried {
         }
     }
 
-    /// What candidates are compared by: twice the parameters must pay by 7 % less loss, and an error
-    /// below [`NEGLIGIBLE`] is as good as none.
+    /// What candidates are compared by: twice the parameters must pay by 3.5 % less loss, and an
+    /// error below [`NEGLIGIBLE`] is as good as none.
     fn price(&self) -> f64 {
-        (self.loss + NEGLIGIBLE) * (self.parameters as f64).powf(0.1)
+        (self.loss + NEGLIGIBLE) * (self.parameters as f64).powf(0.05)
     }
 }
 
@@ -247,7 +249,13 @@ pub fn choose(
         },
         members: winner.members,
     };
-    let starts = candidates[0].starts.clone();
+    // The first counts most: it is the only one where there is one member.
+    let mut starts: Vec<(f64, Network)> = std::mem::take(&mut candidates[0].starts)
+        .into_iter()
+        .map(|network| (objective::loss(&network, samples), network))
+        .collect();
+    starts.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let starts = starts.into_iter().map(|(_, network)| network).collect();
     let tried = candidates
         .into_iter()
         .map(|candidate| candidate.tried)
@@ -459,7 +467,7 @@ impl Trial<'_> {
     /// Trains the networks of every fold on one grid, and measures them on the held-out rows.
     fn measure(&self, networks: &mut [Network], intervals: usize, penalty: &Penalty) -> Tried {
         let pair = networks.len() / self.folds.len();
-        let trained: f64 = networks
+        let trained: Vec<f64> = networks
             .par_iter_mut()
             .enumerate()
             .map(|(at, network)| {
@@ -467,32 +475,17 @@ impl Trial<'_> {
                 self.frame
                     .stage(network, train, intervals, penalty, &mut |_, _| {})
             })
-            .collect::<Vec<f64>>()
-            .iter()
-            .sum::<f64>()
-            / networks.len() as f64;
-        let of_fold = |(networks, (_, held)): (&[Network], &(Samples, Samples))| {
-            let alone = networks
-                .iter()
-                .map(|network| objective::losses(network, held));
-            let alone: Vec<Vec<f64>> = alone.collect();
-            let both = objective::losses(&Network::mean(networks), held);
-            let wrong = objective::wrong(&networks[0], held);
-            (alone, mean(&both), wrong)
-        };
-        let pairs = networks.par_chunks(pair).zip(self.folds);
-        let folds: Vec<_> = pairs.map(of_fold).collect();
-        let count = folds.len() as f64;
-        let means: Vec<f64> = folds
-            .iter()
-            .map(|(alone, ..)| mean(&alone.concat()))
             .collect();
-        let one = mean(&means);
-        let two = folds.iter().map(|(_, both, _)| both).sum::<f64>() / count;
-        let standard_error = match &folds[..] {
-            [(alone, ..)] => standard_error(&alone[0]),
-            _ => standard_error(&means),
-        };
+        let folds: Vec<Held> = networks
+            .par_chunks(pair)
+            .zip(trained.par_chunks(pair))
+            .zip(self.folds)
+            .map(|((networks, trained), (_, held))| Held::of(networks, trained, held))
+            .collect();
+        let count = folds.len() as f64;
+        let average = |of: fn(&Held) -> f64| folds.iter().map(of).sum::<f64>() / count;
+        let (one, two) = (average(|fold| fold.one), average(|fold| fold.both));
+        let better: Vec<f64> = folds.iter().map(|fold| mean(&fold.better)).collect();
         let single = Tried {
             width: networks[0].width(),
             grid: intervals,
@@ -500,17 +493,21 @@ impl Trial<'_> {
             slope: penalty.slope,
             members: 1,
             parameters: networks[0].parameters(),
-            loss: one,
-            standard_error,
+            loss: mean(&better),
+            standard_error: match &folds[..] {
+                [fold] => standard_error(&fold.better),
+                _ => standard_error(&better),
+            },
             wrong: folds
                 .iter()
-                .map(|(.., wrong)| *wrong)
+                .map(|fold| fold.wrong)
                 .sum::<Option<f64>>()
                 .map(|sum| sum / count),
         };
+        let noisy = one > NOISE && one > CHANCE * mean(&trained);
+        let most = if noisy { self.most } else { 1 };
         let variance = 2.0 * (one - two).max(0.0);
-        let most = if one > CHANCE * trained { self.most } else { 1 };
-        (0..usize::BITS)
+        let several = (1..usize::BITS)
             .map(|k| 1 << k)
             .take_while(|&members| members <= most)
             .map(|members| Tried {
@@ -518,7 +515,9 @@ impl Trial<'_> {
                 parameters: members * single.parameters,
                 loss: (one - variance).max(0.0) + variance / members as f64,
                 ..single.clone()
-            })
+            });
+        std::iter::once(single.clone())
+            .chain(several)
             .min_by(|a, b| a.price().total_cmp(&b.price()))
             .unwrap_or(single)
     }
@@ -563,6 +562,37 @@ impl Trial<'_> {
                 grids: vec![*last],
             })
             .collect()
+    }
+}
+
+/// What the held-out rows of one fold say of the networks trained on the others.
+struct Held {
+    /// The loss of each row by the network that fits its training rows better: which one that is can
+    /// be known without the held-out rows.
+    better: Vec<f64>,
+    /// The share of rows that network gets wrong.
+    wrong: Option<f64>,
+    /// The loss of one network, on average.
+    one: f64,
+    /// The loss of the mean of all.
+    both: f64,
+}
+
+impl Held {
+    fn of(networks: &[Network], trained: &[f64], held: &Samples) -> Self {
+        let losses: Vec<Vec<f64>> = networks
+            .iter()
+            .map(|network| objective::losses(network, held))
+            .collect();
+        let better = (0..trained.len())
+            .min_by(|&a, &b| trained[a].total_cmp(&trained[b]))
+            .unwrap_or(0);
+        Self {
+            wrong: objective::wrong(&networks[better], held),
+            one: mean(&losses.concat()),
+            both: mean(&objective::losses(&Network::mean(networks), held)),
+            better: losses[better].clone(),
+        }
     }
 }
 
