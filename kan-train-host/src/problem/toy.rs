@@ -103,7 +103,7 @@ pub const PROBLEMS: [Problem; 10] = [
     },
     Problem {
         width: Some(&[2, 2, 1]),
-        grids: Some(&[3]),
+        grids: Some(&[3, 6, 12, 24, 48]),
         seconds: Some(1.0),
         ..Problem::free("xy", Group::Toy, "xy", &SQUARE, product, Bound::rmse(1e-9))
     },
