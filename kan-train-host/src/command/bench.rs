@@ -582,6 +582,12 @@ impl Outcome {
         if self.rows != 1000 && self.group != Group::Table {
             let _ = write!(notes, "; {} + {0} rows", self.rows);
         }
+        if let Some(grids) = self.grids {
+            let _ = write!(notes, "; G={}", grids[grids.len() - 1]);
+        }
+        if self.degree != 3 {
+            let _ = write!(notes, "; degree {}", self.degree);
+        }
         if self.width.is_none() {
             let middle = &self.trials[self.trials.len() / 2];
             let _ = write!(notes, "; e.g. {} G={}", shape(&middle.width), middle.grid);

@@ -109,6 +109,9 @@ pub const PROBLEMS: [Problem; 10] = [
     },
     Problem {
         width: Some(&[100, 1, 1]),
+        // 1000 rows carry no more than nine parameters an edge: few intervals, so a high degree.
+        grids: Some(&[1, 2]),
+        degree: 5,
         seconds: Some(30.0),
         ..Problem::free(
             "hundred-inputs",
