@@ -11,6 +11,7 @@ pub mod network;
 pub mod objective;
 pub mod penalty;
 pub mod predictor;
+pub mod problem;
 pub mod prune;
 pub mod selection;
 pub mod spline;

@@ -11,6 +11,7 @@ mod firmware;
 mod grid;
 mod hostile;
 mod network;
+mod problem;
 mod prune;
 mod spline;
 mod training;

@@ -83,7 +83,8 @@ impl Console {
         }
     }
 
-    fn progress(&self, what: &str, at: usize, of: usize) {
+    /// Shows how far something is.
+    pub fn progress(&self, what: &str, at: usize, of: usize) {
         self.bar.set_length(of as u64);
         self.bar.set_position(at as u64);
         self.bar.set_message(what.to_string());

@@ -1,5 +1,6 @@
 //! What can be typed: one module for each command or pair of commands.
 
+mod bench;
 mod compile;
 mod console;
 mod demo;
@@ -50,6 +51,7 @@ enum Command {
     Eval(eval::Args),
     Predict(predict::Args),
     Inspect(inspect::Args),
+    Bench(bench::Args),
 }
 
 /// Why a command ended early: one line, and the exit code.
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args, &console),
         Command::Predict(args) => predict::run(&args, &console),
         Command::Inspect(args) => inspect::run(&args, &console),
+        Command::Bench(args) => bench::run(&args, cli.seed.unwrap_or(0), &console),
     };
     match result.and_then(|()| console.finish()) {
         Ok(()) => ExitCode::SUCCESS,
