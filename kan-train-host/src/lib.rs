@@ -1,5 +1,6 @@
 //! Trains Kolmogorov–Arnold networks and compiles them to tables for `kan-core`.
 
+pub mod adamw;
 pub mod artifact;
 pub mod compile;
 pub mod dataset;

@@ -70,7 +70,7 @@ impl Samples {
     }
 
     /// The loss of one row, and its derivative by the outputs in `residual`.
-    fn row_loss(&self, n: usize, output: &[f64], residual: &mut [f64]) -> f64 {
+    pub(crate) fn row_loss(&self, n: usize, output: &[f64], residual: &mut [f64]) -> f64 {
         match &self.target {
             Target::Values(y) => {
                 let y = &y[n * self.outputs..(n + 1) * self.outputs];
