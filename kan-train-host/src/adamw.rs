@@ -335,8 +335,9 @@ struct Node {
     c: Vec<Wide>,
     m: Vec<Wide>,
     v: Vec<Wide>,
-    /// 1 where there is an edge, 0 where it is pruned or padding, `[stride]`.
-    mask: Vec<Wide>,
+    /// 1 where there is an edge, 0 where it is pruned, `[stride]`; `None` if all are there. (Padding
+    /// needs none: its gradient is zero.)
+    mask: Option<Vec<Wide>>,
     /// The rows of the batch that do not have the common value.
     active: Vec<Active>,
     is_used: bool,
@@ -401,7 +402,7 @@ impl Layer {
                 m: vec![Wide::default(); size],
                 v: vec![Wide::default(); size],
                 c,
-                mask,
+                mask: layer.edges_from(i).count().lt(&outputs).then_some(mask),
                 active: Vec::new(),
                 is_used: layer.is_used(i),
             }
@@ -466,31 +467,53 @@ impl Layer {
         fill: impl Fn(usize, &mut Chunk) + Sync,
     ) {
         let stride = self.stride;
-        Self::for_each_chunk(&mut self.chunks, self.per_chunk, self.shared, |first, chunk| {
-            chunk.values.resize(chunk.nodes.len() * rows, 0.0);
-            fill(first, chunk);
-            match order {
-                2 => arch.dispatch(Forward::<2> { chunk, rows, stride }),
-                3 => arch.dispatch(Forward::<3> { chunk, rows, stride }),
-                4 => arch.dispatch(Forward::<4> { chunk, rows, stride }),
-                5 => arch.dispatch(Forward::<5> { chunk, rows, stride }),
-                _ => arch.dispatch(Forward::<6> { chunk, rows, stride }),
-            }
-        });
+        Self::for_each_chunk(
+            &mut self.chunks,
+            self.per_chunk,
+            self.shared,
+            |first, chunk| {
+                chunk.values.resize(chunk.nodes.len() * rows, 0.0);
+                fill(first, chunk);
+                match order {
+                    2 => arch.dispatch(Forward::<2> {
+                        chunk,
+                        rows,
+                        stride,
+                    }),
+                    3 => arch.dispatch(Forward::<3> {
+                        chunk,
+                        rows,
+                        stride,
+                    }),
+                    4 => arch.dispatch(Forward::<4> {
+                        chunk,
+                        rows,
+                        stride,
+                    }),
+                    5 => arch.dispatch(Forward::<5> {
+                        chunk,
+                        rows,
+                        stride,
+                    }),
+                    _ => arch.dispatch(Forward::<6> {
+                        chunk,
+                        rows,
+                        stride,
+                    }),
+                }
+            },
+        );
         self.sums.clear();
         for _ in 0..rows {
             self.sums.extend_from_slice(&self.bias);
         }
-        let (sums, chunks) = (&mut self.sums, &self.chunks);
-        arch.dispatch(|| {
-            for chunk in chunks {
-                for (sum, part) in sums.iter_mut().zip(&chunk.sums) {
-                    for (sum, part) in sum.0.iter_mut().zip(&part.0) {
-                        *sum += part;
-                    }
+        for chunk in &self.chunks {
+            for (sum, part) in self.sums.iter_mut().zip(&chunk.sums) {
+                for (sum, part) in sum.0.iter_mut().zip(&part.0) {
+                    *sum += part;
                 }
             }
-        });
+        }
     }
 
     /// Steps all parameters down the gradient of the sums' sensitivities, and leaves in every
@@ -507,7 +530,14 @@ impl Layer {
         }
         let total = &total[..];
         Self::for_each_chunk(&mut self.chunks, self.per_chunk, self.shared, |_, chunk| {
-            let rest = Sums { rows, stride, sensitivity, total, step, deeper };
+            let rest = Sums {
+                rows,
+                stride,
+                sensitivity,
+                total,
+                step,
+                deeper,
+            };
             match order {
                 2 => arch.dispatch(Backward::<2> { chunk, rest }),
                 3 => arch.dispatch(Backward::<3> { chunk, rest }),
@@ -549,7 +579,11 @@ impl<const ORDER: usize> WithSimd for Forward<'_, ORDER> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { chunk, rows, stride } = self;
+        let Self {
+            chunk,
+            rows,
+            stride,
+        } = self;
         chunk.sums.clear();
         chunk.sums.resize(rows * stride, Wide::default());
         // What the common values add in every row.
@@ -573,8 +607,8 @@ impl<const ORDER: usize> WithSimd for Forward<'_, ORDER> {
                 for l in 0..stride {
                     for lane in 0..LANES {
                         let mut sum = active.base * base_row[l].0[lane];
-                        for r in 0..ORDER {
-                            sum += active.value[r] * touched[r][l].0[lane];
+                        for (row, weight) in touched.iter().zip(&active.value) {
+                            sum += weight * row[l].0[lane];
                         }
                         own[l].0[lane] = sum;
                         constant[l].0[lane] += sum;
@@ -640,7 +674,14 @@ impl<const ORDER: usize> WithSimd for Backward<'_, ORDER> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { chunk, rest } = self;
-        let Sums { rows, stride, sensitivity, total, step, deeper } = rest;
+        let Sums {
+            rows,
+            stride,
+            sensitivity,
+            total,
+            step,
+            deeper,
+        } = rest;
         let parts = LANES / S::F32_LANES;
         if deeper {
             chunk.back.clear();
@@ -702,7 +743,6 @@ impl<const ORDER: usize> WithSimd for Backward<'_, ORDER> {
                 let s = &sensitivity[active.row as usize * stride..][..stride];
                 add(active, s, 1.0);
             }
-            let _ = &mut add;
             if let Some(x) = node.common {
                 let active = node.basis.at::<ORDER>(0, x);
                 for (other, total) in others.iter_mut().zip(total) {
@@ -721,13 +761,18 @@ impl<const ORDER: usize> WithSimd for Backward<'_, ORDER> {
                 }
             }
             let parameters = node.c.chunks_exact_mut(stride);
-            let moments = node.m.chunks_exact_mut(stride).zip(node.v.chunks_exact_mut(stride));
+            let moments = node
+                .m
+                .chunks_exact_mut(stride)
+                .zip(node.v.chunks_exact_mut(stride));
             let gradients = chunk.gradient.chunks_exact_mut(stride);
             for ((c, (m, v)), g) in parameters.zip(moments).zip(gradients) {
-                for l in 0..stride {
-                    for (g, mask) in g[l].0.iter_mut().zip(&node.mask[l].0) {
+                for (g, mask) in g.iter_mut().zip(node.mask.iter().flatten()) {
+                    for (g, mask) in g.0.iter_mut().zip(&mask.0) {
                         *g *= mask;
                     }
+                }
+                for l in 0..stride {
                     step.apply(&mut c[l], &mut m[l], &mut v[l], &g[l]);
                 }
             }
@@ -741,7 +786,7 @@ impl Packed {
         Self {
             layers: layers
                 .map(|(l, layer)| {
-                    let common = |i: usize| common[i].filter(|_| l == 0).map(|x| x as f32);
+                    let common = |i: usize| (l == 0).then(|| common[i]).flatten().map(|x| x as f32);
                     Layer::of(layer, network.base, common)
                 })
                 .collect(),
@@ -786,7 +831,9 @@ impl Packed {
         let mut output = vec![0.0; outputs];
         let mut residual = vec![0.0; outputs];
         layer.sensitivity.clear();
-        layer.sensitivity.resize(rows.len() * layer.stride, Wide::default());
+        layer
+            .sensitivity
+            .resize(rows.len() * layer.stride, Wide::default());
         let mut loss = 0.0;
         for (b, &row) in rows.iter().enumerate() {
             for (j, output) in output.iter_mut().enumerate() {
@@ -812,8 +859,13 @@ impl Packed {
                 continue;
             };
             below.sensitivity.clear();
-            below.sensitivity.resize(rows * below.stride, Wide::default());
-            let back = layer.chunks.iter().flat_map(|chunk| chunk.back.chunks_exact(rows));
+            below
+                .sensitivity
+                .resize(rows * below.stride, Wide::default());
+            let back = layer
+                .chunks
+                .iter()
+                .flat_map(|chunk| chunk.back.chunks_exact(rows));
             for (i, back) in back.enumerate() {
                 for (b, s) in back.iter().enumerate() {
                     below.sensitivity[b * below.stride + i / LANES].0[i % LANES] = *s;
@@ -861,7 +913,11 @@ impl Packed {
 
     /// For every parameter, in the order of [`Network::to_vector`], calls `visit` with the node, the
     /// place in its block, and the lane.
-    fn for_each_parameter(&mut self, network: &Network, mut visit: impl FnMut(&mut Node, usize, usize)) {
+    fn for_each_parameter(
+        &mut self,
+        network: &Network,
+        mut visit: impl FnMut(&mut Node, usize, usize),
+    ) {
         for (packed, layer) in self.layers.iter_mut().zip(&network.layers) {
             let stride = packed.stride;
             for (i, node) in packed.nodes_mut().enumerate() {
@@ -909,8 +965,12 @@ fn covered(values: &[f32]) -> Option<(f64, f64)> {
     let n = values().count() as f64;
     let mean = values().sum::<f64>() / n;
     let deviation = (values().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
-    let lo = values().fold(f64::INFINITY, f64::min).max(mean - COVERED * deviation);
-    let hi = values().fold(f64::NEG_INFINITY, f64::max).min(mean + COVERED * deviation);
+    let lo = values()
+        .fold(f64::INFINITY, f64::min)
+        .max(mean - COVERED * deviation);
+    let hi = values()
+        .fold(f64::NEG_INFINITY, f64::max)
+        .min(mean + COVERED * deviation);
     let margin = HIDDEN_MARGIN * (hi - lo);
     grid::is_proper(lo, hi).then_some((lo - margin, hi + margin))
 }

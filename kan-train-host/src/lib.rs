@@ -7,6 +7,7 @@ pub mod dataset;
 pub mod device;
 pub mod evaluator;
 pub mod grid;
+pub mod lbfgs;
 pub mod levenberg;
 pub mod network;
 pub mod objective;
