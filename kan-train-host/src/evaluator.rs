@@ -2,6 +2,7 @@
 
 use kan_core::blob::VERSION;
 use kan_core::{LoadError, Model, blob_len};
+use rayon::prelude::*;
 use serde::Serialize;
 
 /// The most nodes of any layer of a model that the host evaluates: more than training allows.
@@ -85,16 +86,24 @@ impl Evaluator {
     /// input rounded to `f32` as a device gets it. Row-major `[rows, outputs]`.
     pub fn eval(&self, x: &[f64]) -> Vec<f32> {
         let model = self.model();
-        let mut outputs = vec![0.0; x.len() / model.inputs() * model.outputs()];
-        let mut input = vec![0.0; model.inputs()];
-        let rows = x.chunks_exact(model.inputs());
-        for (row, output) in rows.zip(outputs.chunks_exact_mut(model.outputs())) {
-            for (to, from) in input.iter_mut().zip(row) {
-                *to = *from as f32;
-            }
-            model.eval_into(&input, output);
-        }
-        outputs
+        let (inputs, outputs) = (model.inputs(), model.outputs());
+        let mut all = vec![0.0; x.len() / inputs * outputs];
+        let blocks = all
+            .par_chunks_mut(64 * outputs)
+            .zip(x.par_chunks(64 * inputs));
+        blocks.for_each_init(
+            || vec![0.0; inputs],
+            |input, (block, x)| {
+                let rows = x.chunks_exact(inputs);
+                for (row, output) in rows.zip(block.chunks_exact_mut(outputs)) {
+                    for (to, from) in input.iter_mut().zip(row) {
+                        *to = *from as f32;
+                    }
+                    model.eval_into(input, output);
+                }
+            },
+        );
+        all
     }
 
     /// For every row of `x` whether none of its inputs saturates.

@@ -174,7 +174,8 @@ pub fn regrid(layer: &mut Layer, base: Base, i: usize, grid: Grid) {
     layer.grids[i] = grid;
 }
 
-fn is_proper(lo: f64, hi: f64) -> bool {
+/// Whether there is room for a grid between `lo` and `hi`.
+pub(crate) fn is_proper(lo: f64, hi: f64) -> bool {
     lo.is_finite() && hi.is_finite() && hi - lo > 1e-9 * (1.0 + lo.abs().max(hi.abs()))
 }
 

@@ -37,7 +37,7 @@ pub struct Outcome {
 /// network as it is, or one unit of it if that is more, is worth this part of the loss, however small
 /// that is. Relative to the bending too, because a curve with narrow peaks has a million units of it,
 /// which must not outweigh the loss.
-const RELATIVE_ROUGHNESS: f64 = 1e-5;
+pub(crate) const RELATIVE_ROUGHNESS: f64 = 1e-5;
 /// So many steps in a row without a new best end the run.
 const PATIENCE: usize = 8;
 const LEAST_DAMPING: f64 = 1e-14;

@@ -1,11 +1,13 @@
 //! Trains Kolmogorov–Arnold networks and compiles them to tables for `kan-core`.
 
+pub mod adamw;
 pub mod artifact;
 pub mod compile;
 pub mod dataset;
 pub mod device;
 pub mod evaluator;
 pub mod grid;
+pub mod lbfgs;
 pub mod levenberg;
 pub mod network;
 pub mod objective;

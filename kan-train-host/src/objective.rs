@@ -70,7 +70,7 @@ impl Samples {
     }
 
     /// The loss of one row, and its derivative by the outputs in `residual`.
-    fn row_loss(&self, n: usize, output: &[f64], residual: &mut [f64]) -> f64 {
+    pub(crate) fn row_loss(&self, n: usize, output: &[f64], residual: &mut [f64]) -> f64 {
         match &self.target {
             Target::Values(y) => {
                 let y = &y[n * self.outputs..(n + 1) * self.outputs];
@@ -142,17 +142,14 @@ fn chunks(rows: usize) -> Vec<std::ops::Range<usize>> {
 
 /// The mean loss of `network` on `samples`; infinite if any output is not finite.
 pub fn loss(network: &Network, samples: &Samples) -> f64 {
+    let outputs = network.eval_rows(&samples.x);
     let sums: Vec<f64> = chunks(samples.rows())
-        .into_par_iter()
+        .into_iter()
         .map(|rows| {
-            let mut tape = network.tape();
             let mut residual = vec![0.0; samples.outputs];
-            rows.map(|n| {
-                network.forward(samples.row(n), &mut tape);
-                let output = tape.values.last().expect("a network has outputs");
-                samples.row_loss(n, output, &mut residual)
-            })
-            .sum()
+            let row = |n: usize| &outputs[n * samples.outputs..(n + 1) * samples.outputs];
+            rows.map(|n| samples.row_loss(n, row(n), &mut residual))
+                .sum()
         })
         .collect();
     let mean = sums.iter().sum::<f64>() / samples.rows() as f64;
@@ -434,6 +431,35 @@ fn sum_rows<C: Curvature>(
     curvature.iter_mut().for_each(|h| *h *= scale);
     let loss = loss * scale;
     (Expansion { loss, gradient }, curvature)
+}
+
+/// The mean loss and its gradient, in the order of [`Network::to_vector`].
+pub fn gradient(network: &Network, samples: &Samples) -> (f64, Vec<f64>) {
+    let (offsets, n) = network.offsets();
+    let parts: Vec<(f64, Vec<f64>)> = chunks(samples.rows())
+        .into_par_iter()
+        .map(|rows| {
+            let mut tape = network.tape();
+            let mut gradient = vec![0.0; n];
+            let mut residual = vec![0.0; samples.outputs];
+            let mut loss = 0.0;
+            for row in rows {
+                network.forward(samples.row(row), &mut tape);
+                let output = tape.values.last().expect("a network has outputs");
+                loss += samples.row_loss(row, output, &mut residual);
+                add_gradient(network, &mut tape, &offsets, &residual, &mut gradient);
+            }
+            (loss, gradient)
+        })
+        .collect();
+    let mut sum = (0.0, vec![0.0; n]);
+    for (loss, gradient) in parts {
+        sum.0 += loss;
+        add_to(&mut sum.1, &gradient);
+    }
+    let scale = 1.0 / samples.rows() as f64;
+    sum.1.iter_mut().for_each(|g| *g *= scale);
+    (sum.0 * scale, sum.1)
 }
 
 fn add_to(sum: &mut [f64], more: &[f64]) {

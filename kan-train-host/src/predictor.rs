@@ -109,20 +109,14 @@ impl Predictor {
     /// values in the targets' units, or logits. Row-major `[rows, network outputs]`.
     pub fn eval(&self, x: &[f64]) -> Vec<f64> {
         let maps: Vec<(f64, f64)> = self.inputs.iter().map(|range| range.to_unit()).collect();
-        let mut tape = self.network.tape();
-        let mut unit = vec![0.0; self.inputs.len()];
-        let mut outputs = Vec::with_capacity(x.len() / self.inputs.len() * self.outputs.len());
-        for row in x.chunks(self.inputs.len()) {
-            for ((u, x), (a, b)) in unit.iter_mut().zip(row).zip(&maps) {
-                *u = a * x + b;
-            }
-            self.network.forward(&unit, &mut tape);
-            let values = tape.values.last().into_iter().flatten();
-            outputs.extend(
-                values
-                    .zip(&self.outputs)
-                    .map(|(z, s)| s.offset + s.scale * z),
-            );
+        let unit: Vec<f64> = x
+            .iter()
+            .zip(maps.iter().cycle())
+            .map(|(x, (a, b))| a * x + b)
+            .collect();
+        let mut outputs = self.network.eval_rows(&unit);
+        for (z, s) in outputs.iter_mut().zip(self.outputs.iter().cycle()) {
+            *z = s.offset + s.scale * *z;
         }
         outputs
     }

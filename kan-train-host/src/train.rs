@@ -13,8 +13,10 @@ use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::adamw;
 use crate::dataset::{Dataset, Target};
 use crate::grid;
+use crate::lbfgs;
 use crate::levenberg::{self, Options};
 use crate::network::{Base, Network};
 use crate::objective::{self, Samples};
@@ -32,6 +34,39 @@ const START_STEPS: usize = 5;
 /// The intervals of an adaptive choice of grid: each extension halves, so that it is exact.
 pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
 
+/// Active parameters (k + 2 of an edge) of all rows together, beyond which one pass of Gauss–Newton
+/// products takes a second, a step of them a minute, and training hours.
+const MOST_ACTIVE: f64 = 5e7;
+/// Hidden nodes of a network for AdamW where the user does not say.
+const WIDE: usize = 64;
+/// Intervals of its grids.
+const WIDE_GRID: usize = 5;
+/// Edges times rows that statistics for pruning such a network are taken from.
+const MOST_STATISTICS: usize = 50_000_000;
+
+/// How a stage is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// [`levenberg`].
+    Lm,
+    /// [`lbfgs`].
+    Lbfgs,
+    /// [`adamw`].
+    AdamW,
+}
+
+impl Method {
+    /// The most steps (of AdamW: epochs) on each grid where the user does not say.
+    pub fn steps(self) -> usize {
+        match self {
+            Self::Lm => 100,
+            Self::Lbfgs => 500,
+            Self::AdamW => 10,
+        }
+    }
+}
+
 /// What the user wants; `None` where training decides.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -43,7 +78,9 @@ pub struct Settings {
     pub degree: Option<usize>,
     /// Domains of inputs in their own units, by number.
     pub domain: Vec<(usize, Range)>,
-    /// Most Levenberg–Marquardt steps for each grid; 100 if not given.
+    /// How to train; by cost if not given, see [`choose_method`].
+    pub optimizer: Option<Method>,
+    /// Most steps, or epochs, for each grid; [`Method::steps`] if not given.
     pub steps: Option<usize>,
     /// λ of the sparsity penalty (2.20), applied on the first grid; then the network is pruned.
     pub lamb: Option<f64>,
@@ -56,13 +93,6 @@ pub struct Settings {
     pub no_prune: bool,
     /// Seed of everything random.
     pub seed: u64,
-}
-
-impl Settings {
-    /// Most Levenberg–Marquardt steps for each grid.
-    pub fn most_steps(&self) -> usize {
-        self.steps.unwrap_or(100)
-    }
 }
 
 /// Why training cannot start. Each is one line.
@@ -200,6 +230,8 @@ pub struct Trained {
     pub width_before: Vec<usize>,
     /// The number of edges before pruning.
     pub edges_before: usize,
+    /// Why it was trained by this method, where training decided.
+    pub why: Option<String>,
 }
 
 /// Shape, grids and penalty of one training.
@@ -226,6 +258,8 @@ pub struct Frame {
     pub constant: Vec<bool>,
     /// Blend of the grids, if one is fixed for all.
     pub grid_eps: Option<f64>,
+    /// How a stage is trained.
+    pub method: Method,
     /// Most steps for each grid.
     pub steps: usize,
     /// The seed.
@@ -405,12 +439,31 @@ impl Frame {
         if let Some(blend) = self.grid_eps.filter(|blend| *blend < 1.0) {
             grid::update(network, samples, blend);
         }
-        let options = Options {
-            steps: self.steps,
-            damping: 1e-4,
-            tolerance: 1e-3,
-        };
-        levenberg::train(network, samples, penalty, &options, watch).loss
+        match self.method {
+            Method::Lm => {
+                let options = Options {
+                    steps: self.steps,
+                    damping: 1e-4,
+                    tolerance: 1e-3,
+                };
+                levenberg::train(network, samples, penalty, &options, watch).loss
+            }
+            Method::Lbfgs => lbfgs::train(network, samples, penalty, self.steps, 1e-3, watch).loss,
+            Method::AdamW => {
+                let options = adamw::Options::over(self.steps, self.seed);
+                let mut state = adamw::State::default();
+                adamw::train(
+                    network,
+                    samples,
+                    &options,
+                    &mut state,
+                    &mut |_, state, loss| {
+                        watch(state.epoch, loss);
+                    },
+                );
+                objective::loss(network, samples)
+            }
+        }
     }
 }
 
@@ -430,6 +483,7 @@ pub fn train(
     let mut predictor = frame_of(data, settings)?;
     let samples = predictor::samples(data, &predictor.inputs, &predictor.outputs);
     let degree = settings.degree.unwrap_or(3);
+    let (method, why) = choose_method(data, settings);
     let frame = Frame {
         inputs: vec![Grid::uniform(degree, -1.0, 1.0, 1); data.inputs()],
         limits: grid::limits(&samples),
@@ -437,16 +491,28 @@ pub fn train(
             .map(|i| is_constant(data.range(i)))
             .collect(),
         grid_eps: settings.grid_eps,
-        steps: settings.most_steps(),
+        method,
+        steps: settings.steps.unwrap_or(method.steps()),
         seed: settings.seed,
     };
     let mut clock = Instant::now();
     let mut progress = match progress {
         Some(progress) => progress,
         None => {
-            let choice = selection::choose(&frame, &samples, settings, &mut |event| {
-                let _ = watch(event);
-            });
+            let choice = match method {
+                Method::AdamW => wide(&frame, &samples, settings),
+                // On some of the rows, where second order is affordable.
+                _ => {
+                    let frame = Frame {
+                        method: Method::Lm,
+                        steps: settings.steps.unwrap_or(Method::Lm.steps()),
+                        ..frame.clone()
+                    };
+                    selection::choose(&frame, &samples, settings, &mut |event| {
+                        let _ = watch(event);
+                    })
+                }
+            };
             clock = Instant::now();
             Progress {
                 networks: frame.starts(&samples, &choice, settings),
@@ -514,7 +580,48 @@ pub fn train(
         members: recipe.members,
         edges_before: recipe.members * full_edges(&recipe.width, &frame.constant),
         width_before,
+        why,
     })
+}
+
+/// What to train with AdamW: what the user says, else one hidden layer. A random start is enough, and
+/// weight decay takes the place of penalties.
+fn wide(frame: &Frame, samples: &Samples, settings: &Settings) -> Choice {
+    let width = settings.width.clone();
+    let recipe = Recipe {
+        width: width.unwrap_or_else(|| vec![samples.inputs, WIDE, samples.outputs]),
+        grids: settings.grid.clone().unwrap_or_else(|| vec![WIDE_GRID]),
+        penalty: Penalty::default(),
+        members: 1,
+    };
+    let start = frame.random(samples, &recipe.width, recipe.grids[0], frame.seed);
+    Choice {
+        recipe,
+        starts: vec![start],
+        tried: Vec::new(),
+    }
+}
+
+/// How to train a network on `data`, and, where the settings leave it open, why so: second order while
+/// a pass of it over the rows is quick, for the shape that is asked for or the smallest there is.
+pub fn choose_method(data: &Dataset, settings: &Settings) -> (Method, Option<String>) {
+    if let Some(method) = settings.optimizer {
+        return (method, None);
+    }
+    let outputs = predictor::network_outputs(&data.schema().target);
+    let additive = vec![data.inputs(), outputs];
+    let width = settings.width.as_ref().unwrap_or(&additive);
+    let edges: usize = width.windows(2).map(|pair| pair[0] * pair[1]).sum();
+    let active = edges * (settings.degree.unwrap_or(3) + 2);
+    let all = data.rows as f64 * active as f64;
+    if all <= MOST_ACTIVE {
+        return (Method::Lm, None);
+    }
+    let why = format!(
+        "{} rows × {active} active parameters are too many for Gauss-Newton steps",
+        data.rows
+    );
+    (Method::AdamW, Some(why))
 }
 
 /// The edges of a network before anything is pruned.
@@ -538,9 +645,10 @@ pub fn simplify(
 ) -> Removed {
     let before = objective::loss(network, samples);
     let mut threshold = prune::THRESHOLD;
+    let some = statistics_rows(network, samples, frame.method);
     for _ in 0..4 {
         let mut candidate = network.clone();
-        let removed = prune::edges(&mut candidate, samples, threshold);
+        let removed = prune::edges(&mut candidate, some.as_ref().unwrap_or(samples), threshold);
         if removed == Removed::default() {
             return removed;
         }
@@ -552,6 +660,16 @@ pub fn simplify(
         threshold *= 0.1;
     }
     Removed::default()
+}
+
+/// Evenly spaced rows, where all would take minutes: statistics visit every edge in every row.
+fn statistics_rows(network: &Network, samples: &Samples, method: Method) -> Option<Samples> {
+    let rows = samples.rows();
+    let enough = (MOST_STATISTICS / network.edges().max(1)).max(1);
+    (method == Method::AdamW && rows > enough).then(|| {
+        let rows: Vec<usize> = (0..enough).map(|k| k * rows / enough).collect();
+        samples.subset(&rows)
+    })
 }
 
 /// See [`Predictor::error`].
@@ -613,6 +731,14 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
         .is_some_and(|degree| !(1..=MAX_DEGREE).contains(&degree))
     {
         return option("--degree", format!("a degree is 1 to {MAX_DEGREE}"));
+    }
+    if choose_method(data, settings).0 == Method::AdamW {
+        for (name, value) in [("--lamb", settings.lamb), ("roughness", settings.roughness)] {
+            if value.is_some() {
+                let reason = "AdamW knows no such penalty; take --optimizer lm or lbfgs";
+                return option(name, reason.into());
+            }
+        }
     }
     for (name, value) in [
         ("--lamb", settings.lamb),

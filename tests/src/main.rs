@@ -1,5 +1,6 @@
 //! The workspace's tests, one integration binary: a module for each part of the product.
 
+mod adamw;
 mod artifact;
 mod blob;
 mod command_line;
@@ -10,6 +11,8 @@ mod evaluator;
 mod firmware;
 mod grid;
 mod hostile;
+mod idx;
+mod lbfgs;
 mod network;
 mod problem;
 mod prune;

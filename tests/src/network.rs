@@ -156,7 +156,7 @@ fn is_clear(network: &Network, x: &[f64]) -> bool {
         })
 }
 
-fn clear_points(rng: &mut Pcg64Mcg, network: &Network, rows: usize) -> Vec<f64> {
+pub fn clear_points(rng: &mut Pcg64Mcg, network: &Network, rows: usize) -> Vec<f64> {
     let inputs = network.layers[0].inputs();
     let mut points = Vec::new();
     while points.len() < rows * inputs {
@@ -222,7 +222,7 @@ fn networks() -> Vec<Network> {
 }
 
 /// Samples of the three kinds of target for `network`, with one output the two that go with it.
-fn targets(rng: &mut Pcg64Mcg, network: &Network, x: &[f64]) -> Vec<Samples> {
+pub fn targets(rng: &mut Pcg64Mcg, network: &Network, x: &[f64]) -> Vec<Samples> {
     let width = network.width();
     let (inputs, outputs) = (width[0], width[width.len() - 1]);
     let rows = x.len() / inputs;
@@ -257,6 +257,22 @@ fn a_network_is_the_sum_of_its_edges() {
                     "{output}, not {exact}: {network:?}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn rows_together_give_the_bits_of_one_after_the_other() {
+    let mut rng = Pcg64Mcg::seed_from_u64(12);
+    for network in networks() {
+        let inputs = network.layers[0].inputs();
+        for rows in [1, 64, 150] {
+            let mut x = random_points(&mut rng, rows, inputs);
+            // Values that repeat, and one beyond every grid.
+            x[..inputs * rows / 2].fill(0.5);
+            x[0] = 7.0;
+            let one_by_one: Vec<f64> = x.chunks(inputs).flat_map(|x| network.eval(x)).collect();
+            assert_eq!(network.eval_rows(&x), one_by_one);
         }
     }
 }

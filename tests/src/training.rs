@@ -14,7 +14,7 @@ use kan_train_host::predictor::{self, Predictor, Range, Scale, Score};
 use kan_train_host::prune::{THRESHOLD, importance};
 use kan_train_host::spline::{Grid, MAX_DEGREE};
 use kan_train_host::statistics::statistics;
-use kan_train_host::train::{Event, Settings, TrainError, Trained, train};
+use kan_train_host::train::{Event, Method, Settings, TrainError, Trained, choose_method, train};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -1098,4 +1098,33 @@ fn without_variance_there_is_no_r2() {
     // One of two targets varies: its own is known, their mean is not.
     let (both, each) = score(&[1.0, 5.0, 2.0, 5.0], &[1.0, 5.0, 2.0, 5.0], &["a", "b"]);
     assert_eq!((both, each[0].r2, each[1].r2), (None, Some(1.0), None));
+}
+
+#[test]
+fn the_method_follows_from_the_cost_and_says_why() {
+    let data = regression(random_table(1, 100, 2), 2, |x| x[0]);
+    let with = |width: &[usize], optimizer| Settings {
+        width: Some(width.to_vec()),
+        optimizer,
+        ..Settings::default()
+    };
+    assert_eq!(
+        choose_method(&data, &Settings::default()),
+        (Method::Lm, None)
+    );
+    assert_eq!(
+        choose_method(&data, &with(&[2, 5, 1], None)),
+        (Method::Lm, None)
+    );
+    // 100 rows × 5 × 203,000 edges.
+    let large = [2, 1000, 200, 1];
+    let (method, why) = choose_method(&data, &with(&large, None));
+    assert_eq!(method, Method::AdamW);
+    let why = why.expect("a reason");
+    assert!(why.contains("100 rows") && why.contains("1011000"), "{why}");
+    let asked = Some(Method::Lbfgs);
+    assert_eq!(
+        choose_method(&data, &with(&large, asked)),
+        (Method::Lbfgs, None)
+    );
 }

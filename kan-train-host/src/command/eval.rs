@@ -26,8 +26,8 @@ pub struct Args {
     /// A folder that `kan train` made, or a blob
     #[arg(value_name = "RUN|FILE.kan")]
     model: PathBuf,
-    /// The rows, as a CSV file
-    #[arg(long, value_name = "FILE.csv")]
+    /// The rows, as a CSV file, or as IDX files IMAGES,LABELS
+    #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// The columns with the true values [default: those that the model knows]
     #[arg(long, value_name = "COL[,COL…]")]

@@ -21,13 +21,14 @@ use super::model::{Loaded, Place, input_names, labels, output_names, place};
 Example: kan predict airfoil --data new.csv --out predicted.csv
 
 Adds a column for each target; or for a classification the class and the probability of each. A name
-that the file has already is followed by _predicted. Without --out the file goes to stdout.")]
+that the file has already is followed by _predicted. Without --out the file goes to stdout. Of images
+only the labels are written again.")]
 pub struct Args {
     /// A folder that `kan train` made, or a blob
     #[arg(value_name = "RUN|FILE.kan")]
     model: PathBuf,
-    /// The rows, as a CSV file
-    #[arg(long, value_name = "FILE.csv")]
+    /// The rows, as a CSV file, or as an IDX file of images with or without ,LABELS
+    #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// The CSV file to write
     #[arg(long, value_name = "FILE.csv")]

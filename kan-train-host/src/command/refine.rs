@@ -303,6 +303,7 @@ fn change(
         candidates: 0,
         tried: Vec::new(),
         lamb: 0.0,
+        optimizer_reason: None,
         seconds: stage.seconds,
     };
     if let Some(past) = past {
@@ -313,6 +314,7 @@ fn change(
         history.candidates = past.candidates;
         history.tried = past.tried;
         history.lamb = past.penalty.lamb;
+        history.optimizer_reason = past.optimizer_reason;
     }
     history.stages.push(stage);
     let metrics = Metrics::of(&run.checkpoint, &split, blob, history);

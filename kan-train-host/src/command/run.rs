@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
 use kan_train_host::compile::{self, Compiled, Options, Tables};
-use kan_train_host::dataset::{Dataset, Target, TargetSchema, Task};
+use kan_train_host::dataset::{self, Dataset, Target, TargetSchema, Task};
 use kan_train_host::evaluator::Evaluator;
 use kan_train_host::grid;
 use kan_train_host::levenberg;
@@ -20,7 +20,7 @@ use kan_train_host::penalty::Penalty;
 use kan_train_host::predictor::{self, FORMAT, Predictor, Score};
 use kan_train_host::selection::Tried;
 use kan_train_host::spline::Grid;
-use kan_train_host::train::{self, Frame, Progress, Settings, Stage};
+use kan_train_host::train::{self, Frame, Method, Progress, Settings, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::console::{Console, figures, in_words, shape};
@@ -65,8 +65,12 @@ impl Training {
     }
 }
 
-/// A path that means the same wherever the next command is typed.
+/// A path, or a pair of them, that means the same wherever the next command is typed.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    if let Some((images, labels)) = dataset::pair(path) {
+        let (images, labels) = (absolute(&images)?, absolute(&labels)?);
+        return Ok(format!("{},{}", images.display(), labels.display()).into());
+    }
     std::path::absolute(path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }
 
@@ -74,7 +78,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// A CSV file, by its absolute path.
+    /// A CSV file or a pair of IDX files, by absolute paths.
     File(PathBuf),
     /// The data set inside the binary, its test rows included.
     Thermocouple,
@@ -84,7 +88,7 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Held {
-    /// A CSV file, by its absolute path.
+    /// A CSV file or a pair of IDX files, by absolute paths.
     File(PathBuf),
     /// This part of the rows, drawn at random.
     Fraction(f64),
@@ -138,7 +142,7 @@ pub struct Split {
 }
 
 impl Split {
-    /// Both parts of a CSV file and, where test rows have a file of their own, of that.
+    /// Both parts of a data set and, where test rows have a file of their own, of that.
     pub fn read(
         data: &Path,
         test: &Held,
@@ -280,7 +284,7 @@ impl Run {
             (None, Source::File(path)) => path,
         };
         let task = Some(self.checkpoint.predictor.task());
-        if other.is_none() && !path.exists() {
+        if other.is_none() && !path.exists() && dataset::pair(path).is_none() {
             return Err(Failure::new(format!(
                 "{}: the data of {} are no longer there; --data FILE.csv says where they are now",
                 path.display(),
@@ -341,6 +345,7 @@ impl Run {
             training,
             ..
         } = &self.checkpoint;
+        let (method, _) = train::choose_method(data, &training.settings);
         let frame = Frame {
             inputs: vec![Grid::uniform(predictor.network.degree(), -1.0, 1.0, 1); data.inputs()],
             limits: grid::limits(samples),
@@ -348,7 +353,8 @@ impl Run {
                 .map(|i| !predictor.network.layers[0].is_used(i))
                 .collect(),
             grid_eps: training.settings.grid_eps,
-            steps: training.settings.most_steps(),
+            method,
+            steps: training.settings.steps.unwrap_or(method.steps()),
             seed: training.settings.seed,
         };
         let penalty = Penalty {
@@ -401,7 +407,11 @@ impl Run {
 pub fn model_name(training: &Training) -> String {
     match &training.data {
         Source::Thermocouple => "thermocouple_k".into(),
-        Source::File(path) => one_line(&path.file_stem().unwrap_or_default().to_string_lossy()),
+        Source::File(path) => {
+            let images = dataset::pair(path).map(|(images, _)| images);
+            let file = images.as_ref().unwrap_or(path).file_stem();
+            one_line(&file.unwrap_or_default().to_string_lossy())
+        }
     }
 }
 
@@ -430,6 +440,8 @@ pub struct Metrics {
     pub degree: usize,
     pub seed: u64,
     pub optimizer: Optimizer,
+    /// Why this one, where training chose it.
+    pub optimizer_reason: Option<String>,
     pub penalty: Penalties,
     pub seconds: f64,
     pub train: Score,
@@ -449,6 +461,7 @@ pub struct Past {
     pub edges_before: usize,
     pub members: usize,
     pub penalty: Penalties,
+    pub optimizer_reason: Option<String>,
     pub stages: Vec<Stage>,
     pub candidates: usize,
     pub tried: Vec<Tried>,
@@ -463,14 +476,28 @@ pub enum Optimizer {
     /// The same for large networks, its steps by conjugate gradients.
     #[serde(rename = "lm, conjugate gradients")]
     ConjugateGradients,
+    /// Limited-memory BFGS on all rows.
+    #[serde(rename = "lbfgs")]
+    Lbfgs,
+    /// AdamW on mini-batches.
+    #[serde(rename = "adamw")]
+    AdamW,
 }
 
 impl Optimizer {
-    pub fn of(network: &Network, samples: &Samples) -> Self {
-        if levenberg::is_factorable(network, samples) {
-            Self::Factorised
-        } else {
-            Self::ConjugateGradients
+    fn of(checkpoint: &Checkpoint, data: &Dataset) -> Self {
+        let predictor = &checkpoint.predictor;
+        match train::choose_method(data, &checkpoint.training.settings).0 {
+            Method::Lbfgs => Self::Lbfgs,
+            Method::AdamW => Self::AdamW,
+            Method::Lm => {
+                let samples = predictor::samples(data, &predictor.inputs, &predictor.outputs);
+                if levenberg::is_factorable(&predictor.network, &samples) {
+                    Self::Factorised
+                } else {
+                    Self::ConjugateGradients
+                }
+            }
         }
     }
 
@@ -478,6 +505,8 @@ impl Optimizer {
         match self {
             Self::Factorised => "Levenberg-Marquardt, factorised",
             Self::ConjugateGradients => "Levenberg-Marquardt by conjugate gradients",
+            Self::Lbfgs => "L-BFGS",
+            Self::AdamW => "AdamW on mini-batches",
         }
     }
 }
@@ -623,6 +652,7 @@ pub struct History {
     pub candidates: usize,
     pub tried: Vec<Tried>,
     pub lamb: f64,
+    pub optimizer_reason: Option<String>,
     pub seconds: f64,
 }
 
@@ -636,7 +666,6 @@ impl Metrics {
         } = checkpoint;
         let network = &predictor.network;
         let score = |data: &Dataset| Score::of(&predictor.eval(&data.x), data);
-        let samples = predictor::samples(&split.train, &predictor.inputs, &predictor.outputs);
         let (roughness, slope) = (training.roughness, training.slope);
         Self {
             task: predictor.task(),
@@ -654,7 +683,8 @@ impl Metrics {
             grid: network.intervals(),
             degree: network.degree(),
             seed: training.settings.seed,
-            optimizer: Optimizer::of(network, &samples),
+            optimizer: Optimizer::of(checkpoint, &split.train),
+            optimizer_reason: history.optimizer_reason,
             penalty: Penalties {
                 roughness,
                 slope,
@@ -687,6 +717,8 @@ impl Metrics {
             )
         });
         let optimizer = self.optimizer.in_words();
+        let why = self.optimizer_reason.as_ref();
+        let optimizer = why.map_or(optimizer.to_string(), |why| format!("{optimizer}: {why}"));
         match self.candidates {
             0 => console.say(format_args!("         {optimizer}")),
             n => console.say(format_args!(

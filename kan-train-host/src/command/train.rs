@@ -8,9 +8,9 @@ use std::time::Instant;
 use clap::{ArgAction, CommandFactory, FromArgMatches, ValueEnum};
 use kan_train_host::artifact::{self, MODEL};
 use kan_train_host::compile::{self, Options as TableOptions, Tables};
-use kan_train_host::dataset::{Dataset, Task};
+use kan_train_host::dataset::{self, Dataset, Task};
 use kan_train_host::predictor::{Predictor, Range};
-use kan_train_host::train::{self, Event, Progress, Settings, Trained};
+use kan_train_host::train::{self, Event, Method, Progress, Settings, Trained};
 
 use super::console::Console;
 use super::run::{
@@ -23,11 +23,12 @@ const TEST_FRACTION: f64 = 0.2;
 /// The best candidates that are reported.
 const REPORTED: usize = 5;
 
-/// Train a network on a CSV file and compile it
+/// Train a network on a CSV file, or on a pair of IDX files, and compile it
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example: kan train airfoil.csv --target sound --out airfoil
          kan train iris.csv --target species --test-fraction 0.3 --width 4,3 --grid 3,6 --out iris
+         kan train train-images.gz,train-labels.gz --test t10k-images.gz,t10k-labels.gz --out mnist
 
 Every column but the targets is an input. What no option fixes (shape, grids, penalty) is chosen on
 held-out training rows. RUN gets network.json (the network, after every grid: Ctrl-C leaves the last
@@ -37,8 +38,8 @@ FILE.toml gives options by their long names, and the penalty of bending and the 
 (1) and quantile (0) knots, such as:  width = [4, 5, 1]    domain = \"0:1\"    seed = 3
                                       roughness = 1e-6    grid_eps = 0.5")]
 pub struct Args {
-    /// The data: a CSV file whose first line names the columns
-    #[arg(value_name = "DATA.csv")]
+    /// The data: a CSV file whose first line names the columns, or two IDX files
+    #[arg(value_name = "DATA.csv|IMAGES,LABELS")]
     data: PathBuf,
     #[command(flatten)]
     options: Options,
@@ -50,11 +51,11 @@ pub struct Args {
 /// What the command line and a configuration file can both say.
 #[derive(clap::Args, Default)]
 struct Options {
-    /// The column to predict; several, separated by commas, are a regression with several outputs
+    /// The column to predict (of IDX files `label`); several, separated by commas, are a regression with several outputs
     #[arg(long, value_name = "COL[,COL…]")]
     target: Option<Vec<String>>,
-    /// Test rows, in a file of their own
-    #[arg(long, value_name = "FILE.csv", conflicts_with = "test_fraction")]
+    /// Test rows, in a file of their own, or in a pair of IDX files
+    #[arg(long, value_name = "FILE", conflicts_with = "test_fraction")]
     test: Option<PathBuf>,
     /// The part of the rows to test with, drawn at random; 0 trains on all [default: 0.2]
     #[arg(long, value_name = "PART", allow_negative_numbers = true)]
@@ -74,10 +75,10 @@ struct Options {
     /// Range of all inputs, or of single ones by name [default: the range of the training rows]
     #[arg(long, value_name = "LO:HI | COL=LO:HI,…", allow_hyphen_values = true)]
     domain: Option<String>,
-    /// How to train: auto is lm, Levenberg-Marquardt, factorised or by conjugate gradients
+    /// How to train: lm is Levenberg-Marquardt, auto takes it unless only adamw can afford the rows
     #[arg(long)]
     optimizer: Option<Optimizer>,
-    /// Most steps on each grid [default: 100]
+    /// Most steps on each grid; of adamw, epochs [default: lm 100, lbfgs 500, adamw 10]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Strength of the sparsity penalty on the first grid (λ of the KAN paper) [default: 0]
@@ -100,8 +101,26 @@ struct Options {
 /// Optimisers that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Optimizer {
+    /// Second order where that is affordable, else adamw
     Auto,
+    /// Levenberg-Marquardt, factorised or by conjugate gradients
     Lm,
+    /// Limited-memory BFGS on all rows
+    Lbfgs,
+    /// AdamW on mini-batches of 64 rows, in single precision
+    #[value(name = "adamw")]
+    AdamW,
+}
+
+impl Optimizer {
+    fn method(self) -> Option<Method> {
+        match self {
+            Self::Auto => None,
+            Self::Lm => Some(Method::Lm),
+            Self::Lbfgs => Some(Method::Lbfgs),
+            Self::AdamW => Some(Method::AdamW),
+        }
+    }
 }
 
 /// What a configuration file can say.
@@ -281,9 +300,15 @@ fn train_with(
     seed: Option<u64>,
     console: &Console,
 ) -> Result<(), Failure> {
-    let target = options.target.ok_or_else(|| {
-        Failure::usage("--target COL is missing: the column to predict (see `kan train --help`)")
-    })?;
+    let target = match options.target {
+        Some(target) => target,
+        None if dataset::names_its_target(data) => Vec::new(),
+        None => {
+            return Err(Failure::usage(
+                "--target COL is missing: the column to predict (see `kan train --help`)",
+            ));
+        }
+    };
     let out = options.out.ok_or_else(|| {
         Failure::usage("--out RUN is missing: the folder to write (see `kan train --help`)")
     })?;
@@ -307,6 +332,7 @@ fn train_with(
         grid: options.grid,
         degree: options.degree,
         domain: domains(options.domain.as_deref(), &split.train)?,
+        optimizer: options.optimizer.and_then(Optimizer::method),
         steps: options.steps,
         lamb: options.lamb,
         roughness: config.roughness,
@@ -416,6 +442,7 @@ pub fn run_in(
         members,
         width_before,
         edges_before,
+        why,
     } = trained?;
     let mut run = checkpoint(&predictor, None);
     run.checkpoint.training.roughness = penalty.roughness;
@@ -437,6 +464,7 @@ pub fn run_in(
         candidates,
         tried,
         lamb: settings.lamb.unwrap_or(0.0),
+        optimizer_reason: why,
         seconds: clock.elapsed().as_secs_f64(),
     };
     let metrics = Metrics::of(&run.checkpoint, split, blob, history);

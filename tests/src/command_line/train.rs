@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Desk, has_keys, number, table};
+use super::{Desk, cells, has_keys, number, numbers, table};
+use crate::idx;
 
 #[test]
 fn train_leaves_a_run_and_says_what_the_contract_says() {
@@ -305,6 +306,107 @@ fn options_come_from_a_file_too() {
     desk.fails("train xy.csv --config none.toml", 1, &["none.toml"]);
 }
 
+/// `images` and `labels`: pictures of 4 × 4 pixels, mostly black, with a bright row 0, 1 or 2.
+fn pictures(desk: &Desk, count: usize) {
+    let mut number = numbers();
+    let class: Vec<u8> = (0..count).map(|k| (k % 3) as u8).collect();
+    let mut pixels = Vec::new();
+    for &class in &class {
+        for at in 0..16 {
+            let bright = at / 4 == usize::from(class) && number() < 0.9;
+            pixels.push(if bright {
+                100 + (155.0 * number()) as u8
+            } else {
+                0
+            });
+        }
+    }
+    desk.file("images", idx::packed(&idx::images(count, 4, 4, &pixels)));
+    desk.file("labels", idx::labels(&class));
+}
+
+#[test]
+fn images_and_labels_are_a_data_set_for_every_command() {
+    let desk = Desk::new();
+    pictures(&desk, 300);
+    let trained = desk
+        .json("train images,labels --width 16,8,3 --grid 4 --optimizer adamw --steps 20 --out run");
+    assert_eq!(trained["optimizer"], "adamw");
+    assert_eq!(trained["optimizer_reason"], Value::Null);
+    assert_eq!(trained["targets"], serde_json::json!(["label"]));
+    assert_eq!(trained["train_rows"], 240);
+    assert!(number(&trained["test"]["accuracy"]) > 0.9, "{trained:#}");
+
+    let evaluated = desk.json("eval run --data images,labels --target label");
+    assert_eq!(evaluated["n"], 300);
+    assert!(number(&evaluated["accuracy"]) > 0.9);
+    let again = desk.json("eval run/model.kan --data images,labels --target label");
+    assert_eq!(again["accuracy"], evaluated["accuracy"]);
+
+    let text = desk.text("predict run --data images,labels");
+    let rows = cells(&text);
+    assert_eq!(rows[0], ["label", "label_predicted", "p_0", "p_1", "p_2"]);
+    let right = rows[1..].iter().filter(|row| row[0] == row[1]).count();
+    assert_eq!(right as f64 / 300.0, number(&evaluated["accuracy"]));
+    let text = desk.text("predict run --data images");
+    let alone = cells(&text);
+    assert_eq!(alone[0], ["label", "p_0", "p_1", "p_2"]);
+    assert!(
+        alone
+            .iter()
+            .skip(1)
+            .zip(&rows[1..])
+            .all(|(alone, row)| alone[..] == row[1..])
+    );
+
+    // The data are found again, and trained on by the same method.
+    let refined = desk.json("refine run --grid 8");
+    assert_eq!(refined["optimizer"], "adamw");
+    assert_eq!(refined["grid"], 8);
+
+    desk.fails("train images --out other", 1, &["images", "without labels"]);
+    desk.fails(
+        "train images,labels --target r0c0 --out other",
+        1,
+        &["'r0c0'", "'label'"],
+    );
+    desk.fails(
+        "train labels,images --out other",
+        1,
+        &["labels", "IMAGES,LABELS"],
+    );
+    desk.file("few", idx::labels(&[1; 299]));
+    desk.fails(
+        "train images,few --out other",
+        1,
+        &["few: 299 labels", "300"],
+    );
+    desk.fails("eval run --data images,few", 1, &["few: 299 labels"]);
+    desk.fails("train images,none --out other", 1, &["none: cannot read"]);
+}
+
+#[test]
+fn every_optimizer_learns_and_is_named() {
+    let desk = Desk::new();
+    desk.file("xy.csv", table(200));
+    for (optimizer, options, least) in [
+        ("lm", "--grid 3,6", 0.999),
+        ("lbfgs", "--grid 3,6 --steps 400", 0.99),
+        ("adamw", "--grid 5 --steps 300 --no-prune", 0.9),
+    ] {
+        let metrics = desk.json(&format!(
+            "train xy.csv --target y --width 2,4,1 --optimizer {optimizer} {options} --out {optimizer}"
+        ));
+        let named = metrics["optimizer"].as_str().expect("a word");
+        assert!(named.starts_with(optimizer), "{named}");
+        let r2 = number(&metrics["test"]["r2"]);
+        assert!(r2 > least, "{optimizer}: R² {r2}");
+    }
+    let alone = desk.json("train xy.csv --target y --optimizer adamw --steps 2 --out alone");
+    assert_eq!(alone["width_before"], serde_json::json!([2, 64, 1]));
+    assert_eq!(alone["grid"], 5);
+}
+
 #[test]
 fn bad_data_are_named_and_nothing_is_written() {
     let desk = Desk::new();
@@ -430,7 +532,8 @@ fn wrong_options_are_named_and_nothing_is_written() {
         ("--bits 16", 2, ["--bits", "32"]),
         ("--bits 8", 2, ["--bits", "32"]),
         ("--bits 12", 2, ["--bits", "32"]),
-        ("--optimizer lbfgs", 2, ["--optimizer", "lbfgs"]),
+        ("--optimizer sgd", 2, ["--optimizer", "sgd"]),
+        ("--optimizer adamw --lamb 0.1", 1, ["--lamb", "AdamW"]),
         ("--task both", 2, ["--task", "both"]),
         ("--seed -1", 2, ["--seed", "-1"]),
         ("--frobnicate", 2, ["--frobnicate", "kan --help"]),

@@ -1,30 +1,36 @@
-//! Data sets: CSV files read into numbers, with every fault named by file, row and column.
+//! Data sets: CSV files and pairs of IDX files read into numbers, with every fault named by file, row
+//! and column.
 //!
-//! The format is RFC 4180 as spreadsheets and pandas write it: UTF-8 (a byte order mark is skipped),
+//! A path of the form `IMAGES,LABELS` that is no file itself is a pair of IDX files, plain or gzip: a
+//! classification of images by `label`, whose inputs are the pixels `r0c0`, `r0c1`, … in rows and
+//! columns.
+//!
+//! The format of CSV is RFC 4180 as spreadsheets and pandas write it: UTF-8 (a byte order mark is skipped),
 //! commas, one header line that names the columns, LF or CRLF, cells optionally in double quotes,
 //! spaces around a cell ignored, blank lines ignored. Numbers are decimal with a point.
 //!
 //! A *row* in an error is the line number that an editor or a spreadsheet shows: the header is row 1.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
+pub use idx::{IdxFault, Images};
+
+mod csv;
+mod idx;
+
+use csv::Sheet;
+
 /// The fewest rows a network is trained on.
 pub const FEWEST_TRAINING_ROWS: usize = 10;
-
-/// A target of whole numbers with more distinct values than this is a quantity, not a class.
-const MOST_NUMBERED_CLASSES: usize = 20;
-
-/// Whole numbers up to here have one `f64` each.
-const LARGEST_WHOLE: f64 = 9_007_199_254_740_992.0;
 
 /// More than this is no training set for a microcontroller but a wrong file, or an endless device.
 const LARGEST_FILE_MIB: u64 = 1024;
@@ -110,7 +116,7 @@ pub struct Inputs {
     /// The names of all columns of the file.
     pub header: Vec<String>,
     /// All cells of each row as they stand.
-    pub records: Vec<csv::StringRecord>,
+    pub records: Vec<::csv::StringRecord>,
     /// Names of the input columns, in the order of a row of `x`.
     pub names: Vec<String>,
     /// Values, row-major: `rows × names.len()`.
@@ -137,7 +143,7 @@ pub enum DatasetError {
     NotUtf8 { file: String, row: usize },
     /// The csv crate gave up.
     #[error("{file}: not a CSV file: {cause}")]
-    Malformed { file: String, cause: csv::Error },
+    Malformed { file: String, cause: ::csv::Error },
     /// The first line holds numbers only.
     #[error("{file}, row 1: the first line must name the columns, but it holds numbers only")]
     NoHeader { file: String },
@@ -219,6 +225,9 @@ pub enum DatasetError {
         quoted(.column)
     )]
     NoClassTwice { file: String, column: String },
+    /// An IDX file is at fault.
+    #[error("{file}: {fault}")]
+    Idx { file: String, fault: IdxFault },
 }
 
 /// What is wrong with a cell.
@@ -255,6 +264,7 @@ pub enum CellFault {
 impl Dataset {
     /// Reads a training set: `target` alone decides the columns, all others are inputs. Each text in
     /// `target` is a column's name or, where no column has that name, several with commas between.
+    /// Of a pair of IDX files the target is `label`, which may be left out.
     ///
     /// Without `task`, several targets are a regression, and one target is a classification if it
     /// holds words or at most 20 distinct whole numbers. Labels that are numbers are written in
@@ -269,6 +279,9 @@ impl Dataset {
         target: &[String],
         task: Option<Task>,
     ) -> Result<Dataset, DatasetError> {
+        if let Some(images) = Images::open(path)? {
+            return images.training_set(target, task);
+        }
         let (source, bytes) = contents(path)?;
         Dataset::parse(&source, &bytes, target, task)
     }
@@ -295,6 +308,9 @@ impl Dataset {
     /// A [`DatasetError`], among others for a column that is missing and a label that the model
     /// does not know.
     pub fn read_like(path: &Path, schema: &Schema) -> Result<Dataset, DatasetError> {
+        if let Some(images) = Images::open(path)? {
+            return images.like(schema);
+        }
         let (source, bytes) = contents(path)?;
         let sheet = Sheet::open(&source, &bytes)?;
         let inputs = sheet.columns(&schema.inputs)?;
@@ -326,11 +342,11 @@ impl Dataset {
         (
             read(
                 "thermocouple_k/train.csv",
-                include_bytes!("../data/thermocouple_k/train.csv"),
+                include_bytes!("../../data/thermocouple_k/train.csv"),
             ),
             read(
                 "thermocouple_k/test.csv",
-                include_bytes!("../data/thermocouple_k/test.csv"),
+                include_bytes!("../../data/thermocouple_k/test.csv"),
             ),
         )
     }
@@ -512,6 +528,9 @@ impl Inputs {
     /// # Errors
     /// A [`DatasetError`] for a missing column, a cell that is no finite number, or no rows.
     pub fn read(path: &Path, names: &[String]) -> Result<Inputs, DatasetError> {
+        if let Some(images) = Images::open(path)? {
+            return images.inputs(names);
+        }
         let (source, bytes) = contents(path)?;
         let sheet = Sheet::open(&source, &bytes)?;
         let columns = sheet.columns(names)?;
@@ -524,6 +543,9 @@ impl Inputs {
     /// # Errors
     /// As [`Inputs::read`], and if there are more or fewer columns.
     pub fn read_all(path: &Path, count: usize) -> Result<Inputs, DatasetError> {
+        if let Some(images) = Images::open(path)? {
+            return images.inputs(&images.pixels(count)?);
+        }
         let (source, bytes) = contents(path)?;
         let sheet = Sheet::open(&source, &bytes)?;
         let columns = sheet.inputs(&[], count)?;
@@ -556,6 +578,9 @@ impl Schema {
         targets: &[String],
         count: usize,
     ) -> Result<Vec<String>, DatasetError> {
+        if let Some(images) = Images::open(path)? {
+            return images.pixels(count);
+        }
         let (source, bytes) = contents(path)?;
         let sheet = Sheet::open(&source, &bytes)?;
         let inputs = sheet.inputs(&sheet.columns(targets)?, count)?;
@@ -567,6 +592,9 @@ impl Schema {
     /// # Errors
     /// A [`DatasetError`] if one is missing or named twice.
     pub fn target_names(path: &Path, given: &[String]) -> Result<Vec<String>, DatasetError> {
+        if let Some(images) = Images::open(path)? {
+            return images.target(given).map(|name| vec![name]);
+        }
         let (source, bytes) = contents(path)?;
         let sheet = Sheet::open(&source, &bytes)?;
         Ok(sheet.names(&sheet.targets(given)?))
@@ -581,420 +609,6 @@ impl TargetSchema {
             TargetSchema::Classification { name, .. } => std::slice::from_ref(name),
         }
     }
-}
-
-/// A CSV text whose header has been read.
-struct Sheet<'t> {
-    file: String,
-    text: &'t str,
-    header: Vec<String>,
-    reader: csv::Reader<&'t [u8]>,
-}
-
-impl<'t> Sheet<'t> {
-    fn open(source: &str, bytes: &'t [u8]) -> Result<Sheet<'t>, DatasetError> {
-        let file = one_line(source);
-        let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-        let text = match std::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(fault) => {
-                let row = line(&bytes[..fault.valid_up_to()]);
-                return Err(DatasetError::NotUtf8 { file, row });
-            }
-        };
-        if text.trim().is_empty() {
-            return Err(DatasetError::Empty { file });
-        }
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(text.as_bytes());
-        let mut record = csv::StringRecord::new();
-        match reader.read_record(&mut record) {
-            Ok(_) => {}
-            Err(cause) => return Err(DatasetError::Malformed { file, cause }),
-        }
-        let header: Vec<String> = record.iter().map(|cell| cell.trim().to_string()).collect();
-        if header.iter().all(|name| name.parse::<f64>().is_ok()) {
-            return Err(DatasetError::NoHeader { file });
-        }
-        Ok(Sheet {
-            file,
-            text,
-            header,
-            reader,
-        })
-    }
-
-    /// The names of these columns.
-    fn names(&self, columns: &[usize]) -> Vec<String> {
-        let names = columns.iter().map(|&column| self.header[column].clone());
-        names.collect()
-    }
-
-    /// The columns of these names.
-    fn columns(&self, names: &[String]) -> Result<Vec<usize>, DatasetError> {
-        names.iter().map(|name| self.column(name.trim())).collect()
-    }
-
-    fn column(&self, name: &str) -> Result<usize, DatasetError> {
-        let file = || self.file.clone();
-        let mut found = (0..self.header.len()).filter(|&column| self.header[column] == name);
-        match (found.next(), found.next()) {
-            (Some(column), None) => Ok(column),
-            (Some(_), Some(_)) => Err(DatasetError::DuplicateColumn {
-                file: file(),
-                column: name.to_string(),
-            }),
-            (None, _) => match self.header.as_slice() {
-                [only] if only.contains(';') => Err(DatasetError::Separator {
-                    file: file(),
-                    found: "semicolons",
-                }),
-                [only] if only.contains('\t') => Err(DatasetError::Separator {
-                    file: file(),
-                    found: "tabs",
-                }),
-                _ => Err(DatasetError::MissingColumn {
-                    file: file(),
-                    column: name.to_string(),
-                    columns: self.header.clone(),
-                }),
-            },
-        }
-    }
-
-    /// The columns that `--target` names: each text is a name or, where no column has that name,
-    /// several names with commas between them.
-    fn targets(&self, given: &[String]) -> Result<Vec<usize>, DatasetError> {
-        if given.is_empty() {
-            return Err(DatasetError::NoTarget);
-        }
-        let mut names = Vec::new();
-        for text in given {
-            if self.header.iter().any(|name| name == text.trim()) {
-                names.push(text.clone());
-            } else {
-                names.extend(text.split(',').map(str::to_string));
-            }
-        }
-        let columns = self.columns(&names)?;
-        for (k, column) in columns.iter().enumerate() {
-            if columns[..k].contains(column) {
-                return Err(DatasetError::TargetTwice {
-                    column: self.header[*column].clone(),
-                });
-            }
-        }
-        Ok(columns)
-    }
-
-    /// All columns but the targets, each with a name of its own.
-    fn all_but(&self, targets: &[usize]) -> Result<Vec<usize>, DatasetError> {
-        let mut names = BTreeSet::new();
-        for (column, name) in self.header.iter().enumerate() {
-            let file = self.file.clone();
-            if name.is_empty() {
-                return Err(DatasetError::UnnamedColumn {
-                    file,
-                    column: column + 1,
-                });
-            }
-            if unprintable(name) {
-                return Err(DatasetError::UnprintableName {
-                    file,
-                    column: column + 1,
-                });
-            }
-            if !names.insert(name) {
-                return Err(DatasetError::DuplicateColumn {
-                    file,
-                    column: name.clone(),
-                });
-            }
-        }
-        let inputs: Vec<usize> = (0..self.header.len())
-            .filter(|column| !targets.contains(column))
-            .collect();
-        if inputs.is_empty() {
-            return Err(DatasetError::NoInputs {
-                file: self.file.clone(),
-            });
-        }
-        Ok(inputs)
-    }
-
-    /// All columns but the targets, `count` of them.
-    fn inputs(&self, targets: &[usize], count: usize) -> Result<Vec<usize>, DatasetError> {
-        let inputs = self.all_but(targets)?;
-        if inputs.len() != count {
-            return Err(DatasetError::InputCount {
-                file: self.file.clone(),
-                found: inputs.len(),
-                expected: count,
-            });
-        }
-        Ok(inputs)
-    }
-
-    /// Reads all rows: the inputs as numbers, the targets as they stand. `keep` sees each.
-    fn cells(
-        mut self,
-        inputs: &[usize],
-        targets: &[usize],
-        fewest: usize,
-        keep: &mut dyn FnMut(&csv::StringRecord),
-    ) -> Result<Cells<'t>, DatasetError> {
-        let columns = self.header.len();
-        let mut x = Vec::new();
-        let mut target = vec![Vec::new(); targets.len()];
-        let mut starts = Vec::new();
-        let mut record = csv::StringRecord::new();
-        loop {
-            let start = self.reader.position().byte() as usize;
-            match self.reader.read_record(&mut record) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(cause) => {
-                    return Err(DatasetError::Malformed {
-                        file: self.file,
-                        cause,
-                    });
-                }
-            }
-            if record.len() != columns {
-                // The csv crate skips empty lines; a line of spaces is as blank.
-                if record.len() == 1 && record[0].trim().is_empty() {
-                    continue;
-                }
-                return Err(DatasetError::Ragged {
-                    row: row(self.text, start),
-                    file: self.file,
-                    cells: record.len(),
-                    columns,
-                });
-            }
-            for &column in inputs {
-                match number(&record[column]) {
-                    Ok(value) => x.push(value),
-                    Err(fault) => {
-                        return Err(DatasetError::Cell {
-                            row: row(self.text, start),
-                            file: self.file,
-                            column: self.header[column].clone(),
-                            fault,
-                        });
-                    }
-                }
-            }
-            for (cells, &column) in target.iter_mut().zip(targets) {
-                cells.push(record[column].trim().to_string());
-            }
-            keep(&record);
-            starts.push(start);
-        }
-        if starts.len() < fewest {
-            return Err(DatasetError::TooFewRows {
-                file: self.file,
-                rows: starts.len(),
-                fewest,
-            });
-        }
-        Ok(Cells {
-            file: self.file,
-            text: self.text,
-            starts,
-            x,
-            target,
-        })
-    }
-}
-
-/// The rows of a [`Sheet`]: inputs read, targets still text.
-struct Cells<'t> {
-    file: String,
-    text: &'t str,
-    /// Where each row starts in `text`: line numbers are counted only when one is needed.
-    starts: Vec<usize>,
-    x: Vec<f64>,
-    /// A vector of cells for each target column.
-    target: Vec<Vec<String>>,
-}
-
-impl Cells<'_> {
-    fn rows(&self) -> usize {
-        self.starts.len()
-    }
-
-    fn at(&self, sample: usize, column: &str, fault: CellFault) -> DatasetError {
-        DatasetError::Cell {
-            file: self.file.clone(),
-            row: row(self.text, self.starts[sample]),
-            column: column.to_string(),
-            fault,
-        }
-    }
-
-    /// Reads the target columns as numbers.
-    fn quantities(&self, names: &[String]) -> Result<Target, DatasetError> {
-        let mut y = Vec::with_capacity(self.rows() * names.len());
-        for sample in 0..self.rows() {
-            for (cells, name) in self.target.iter().zip(names) {
-                let value = number(&cells[sample]);
-                y.push(value.map_err(|fault| self.at(sample, name, fault))?);
-            }
-        }
-        Ok(Target::Regression {
-            names: names.to_vec(),
-            y,
-        })
-    }
-
-    /// Whether the only target column holds words or a few whole numbers.
-    fn holds_classes(&self, name: &str) -> Result<bool, DatasetError> {
-        let values: Vec<_> = self.target[0].iter().map(|cell| number(cell)).collect();
-        let numbers = values.iter().filter(|value| value.is_ok()).count();
-        let words = values
-            .iter()
-            .filter(|v| matches!(v, Err(CellFault::NotANumber(_))))
-            .count();
-        if words > 0 && numbers > 0 {
-            // A typing error in a column of numbers must not turn it into hundreds of classes, so
-            // a mixed column is taken as neither.
-            let (sample, fault) = if numbers >= words {
-                first(&values, |value| match value {
-                    Err(CellFault::NotANumber(cell)) => {
-                        Some(CellFault::WordAmongNumbers(cell.clone()))
-                    }
-                    Err(fault) => Some(fault.clone()),
-                    Ok(_) => None,
-                })
-            } else {
-                first(&values, |value| value.is_ok().then_some(()))
-                    .map(|(k, ())| (k, CellFault::NumberAmongWords(self.target[0][k].clone())))
-            }
-            .expect("both kinds are there");
-            return Err(self.at(sample, name, fault));
-        }
-        if words > 0 {
-            return Ok(true);
-        }
-        let mut distinct = BTreeSet::new();
-        for (sample, value) in values.into_iter().enumerate() {
-            let value = value.map_err(|fault| self.at(sample, name, fault))?;
-            if value.fract() != 0.0 || value.abs() > LARGEST_WHOLE {
-                return Ok(false);
-            }
-            distinct.insert(value as i64);
-        }
-        Ok(distinct.len() <= MOST_NUMBERED_CLASSES)
-    }
-
-    /// Reads the only target column as labels and numbers them.
-    fn new_classes(&self, name: &str) -> Result<Target, DatasetError> {
-        let cells = &self.target[0];
-        for (sample, cell) in cells.iter().enumerate() {
-            label(cell).map_err(|fault| self.at(sample, name, fault))?;
-        }
-        let values: Result<Vec<f64>, _> = cells.iter().map(|cell| number(cell)).collect();
-        let (labels, class) = match values {
-            Ok(values) => {
-                let mut distinct = values.clone();
-                distinct.sort_by(f64::total_cmp);
-                distinct.dedup();
-                let class = values
-                    .iter()
-                    .map(|value| distinct.partition_point(|other| other < value))
-                    .collect();
-                (distinct.iter().map(f64::to_string).collect(), class)
-            }
-            Err(_) => {
-                let mut distinct = cells.clone();
-                distinct.sort();
-                distinct.dedup();
-                let class = cells
-                    .iter()
-                    .map(|cell| distinct.partition_point(|other| other < cell))
-                    .collect();
-                (distinct, class)
-            }
-        };
-        let file = self.file.clone();
-        let column = name.to_string();
-        match labels.as_slice() {
-            [label] => Err(DatasetError::OneClass {
-                file,
-                column,
-                label: label.clone(),
-            }),
-            _ if labels.len() == self.rows() => Err(DatasetError::NoClassTwice { file, column }),
-            _ => Ok(Target::Classification {
-                name: column,
-                labels,
-                class,
-            }),
-        }
-    }
-
-    /// Reads the only target column as labels of a trained model.
-    fn known_classes(&self, name: &str, labels: &[String]) -> Result<Target, DatasetError> {
-        let find = |cell: &str| {
-            label(cell)?;
-            let position = |wanted: &str| labels.iter().position(|known| known == wanted);
-            position(cell)
-                .or_else(|| {
-                    number(cell)
-                        .ok()
-                        .and_then(|value| position(&value.to_string()))
-                })
-                .ok_or_else(|| CellFault::UnknownLabel {
-                    label: cell.to_string(),
-                    known: labels.to_vec(),
-                })
-        };
-        let class = self.target[0]
-            .iter()
-            .enumerate()
-            .map(|(sample, cell)| find(cell).map_err(|fault| self.at(sample, name, fault)))
-            .collect::<Result<_, _>>()?;
-        Ok(Target::Classification {
-            name: name.to_string(),
-            labels: labels.to_vec(),
-            class,
-        })
-    }
-}
-
-/// Reads a cell as a finite number that `f32` can hold; −0 becomes 0.
-fn number(cell: &str) -> Result<f64, CellFault> {
-    let cell = cell.trim();
-    match cell.parse::<f64>() {
-        _ if cell.is_empty() => Err(CellFault::Empty),
-        Ok(value) if value.abs() <= f64::from(f32::MAX) => Ok(value + 0.0),
-        Ok(_) => Err(CellFault::NotFinite(cell.to_string())),
-        Err(_) => Err(CellFault::NotANumber(cell.to_string())),
-    }
-}
-
-/// Checks a trimmed cell as a label: something printable that does not stand for a missing value.
-fn label(cell: &str) -> Result<(), CellFault> {
-    if cell.is_empty() {
-        Err(CellFault::Empty)
-    } else if cell.parse::<f64>().is_ok_and(f64::is_nan) {
-        Err(CellFault::NotFinite(cell.to_string()))
-    } else if unprintable(cell) {
-        Err(CellFault::UnprintableLabel(cell.to_string()))
-    } else {
-        Ok(())
-    }
-}
-
-/// The first item that `pick` takes, with its index.
-fn first<T, U>(items: &[T], pick: impl Fn(&T) -> Option<U>) -> Option<(usize, U)> {
-    items
-        .iter()
-        .enumerate()
-        .find_map(|(k, item)| Some((k, pick(item)?)))
 }
 
 /// How many of each stratum to take so that the total is `round(fraction · all)`: the whole part of
@@ -1024,6 +638,37 @@ fn apportion(sizes: &[usize], fraction: f64) -> Vec<usize> {
     take
 }
 
+/// The two files that a path of the form `IMAGES,LABELS` names, unless it is a file itself or neither
+/// half is one.
+pub fn pair(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let text = path.to_str().filter(|_| !path.exists())?;
+    let halves = text.match_indices(',').map(|(at, comma)| {
+        let (images, labels) = (&text[..at], &text[at + comma.len()..]);
+        (PathBuf::from(images), PathBuf::from(labels))
+    });
+    let found = |(images, labels): &(PathBuf, PathBuf)| [images.is_file(), labels.is_file()];
+    let both = |pair: &(PathBuf, PathBuf)| found(pair) == [true; 2];
+    halves
+        .clone()
+        .find(both)
+        .or_else(|| halves.clone().find(|pair| found(pair).contains(&true)))
+}
+
+/// Whether the file says itself what the target is, as IDX files do.
+pub fn names_its_target(path: &Path) -> bool {
+    pair(path).is_some() || idx::is_images(path)
+}
+
+/// A file's name for messages, and its bytes, unpacked if they are gzip.
+fn unpacked(path: &Path) -> Result<(String, Vec<u8>), DatasetError> {
+    let (source, bytes) = contents(path)?;
+    if !bytes.starts_with(&[0x1F, 0x8B]) {
+        return Ok((source, bytes));
+    }
+    let bytes = drain(&source, MultiGzDecoder::new(&bytes[..]))?;
+    Ok((source, bytes))
+}
+
 /// A file's name for messages, and its bytes.
 fn contents(path: &Path) -> Result<(String, Vec<u8>), DatasetError> {
     let source = one_line(&path.to_string_lossy());
@@ -1049,31 +694,6 @@ fn drain(source: &str, reader: impl Read) -> Result<Vec<u8>, DatasetError> {
         Ok(_) if bytes.len() as u64 > most => Err(DatasetError::TooLarge { file }),
         Ok(_) => Ok(bytes),
     }
-}
-
-/// The line number of the record that the csv crate began to read at `start`: it counts the rest of
-/// a CRLF and blank lines to the record that follows them.
-fn row(text: &str, start: usize) -> usize {
-    let bytes = text.as_bytes();
-    let blank = bytes[start..]
-        .iter()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-        .count();
-    line(&bytes[..start + blank])
-}
-
-/// The number of the line that follows `before`, as editors count: after LF, CRLF or a lone CR.
-fn line(before: &[u8]) -> usize {
-    let ends = before.iter().enumerate().filter(|&(k, byte)| match byte {
-        b'\n' => true,
-        b'\r' => before.get(k + 1) != Some(&b'\n'),
-        _ => false,
-    });
-    1 + ends.count()
-}
-
-fn unprintable(text: &str) -> bool {
-    text.chars().any(breaks_line)
 }
 
 /// Control characters and the two separators that Unicode counts as line breaks.
