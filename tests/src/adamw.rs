@@ -297,7 +297,7 @@ fn hidden_grids_fit_their_values_and_moving_them_keeps_the_function() {
 #[test]
 #[ignore = "a measurement: cargo test --release -p kan-tests adamw::speed -- --ignored --nocapture"]
 fn speed() {
-    let (rows, width) = (6_000, [784, 64, 10]);
+    let (rows, width) = (30_000, [784, 64, 10]);
     let mut rng = Pcg64Mcg::seed_from_u64(9);
     let x: Vec<f64> = (0..rows * width[0])
         .map(|_| rng.random_range(-1.0..1.0))
@@ -337,7 +337,7 @@ fn speed() {
                 adamw::train(
                     &mut network,
                     &samples,
-                    &Options::over(6, 0),
+                    &Options::over(3, 0),
                     &mut state,
                     &mut |_, _, _| {
                         best = best.min(clock.elapsed().as_secs_f64());
@@ -346,7 +346,7 @@ fn speed() {
                 );
             });
             println!(
-                "{:.0} % background, {threads} threads: {:.3} s for 6,000 rows, {:.1} G multiply-adds a \
+                "{:.0} % background, {threads} threads: {:.3} s for {rows} rows, {:.1} G multiply-adds a \
                  second, {:.0} % of the peak of as many cores",
                 100.0 * share,
                 best,
