@@ -25,10 +25,14 @@ use crate::selection::{self, Choice, Tried};
 use crate::spline::{Grid, MAX_DEGREE};
 use crate::statistics;
 
-/// Random starts whose first steps decide which go on.
+/// Random starts whose first steps decide which one goes on.
 const STARTS: u64 = 5;
-/// Those first steps; after them the better half goes on, and so forth.
-const START_STEPS: usize = 5;
+/// Those first steps.
+const START_STEPS: usize = 15;
+/// The most nodes of a layer.
+pub const MOST_NODES: usize = 4096;
+/// The most intervals of a grid.
+pub const FINEST: usize = 2000;
 /// The intervals of an adaptive choice of grid: each extension halves, so that it is exact.
 pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
 
@@ -278,30 +282,29 @@ impl Frame {
     /// the starts of one network from those of another.
     pub fn start(&self, samples: &Samples, recipe: &Recipe, member: usize) -> Network {
         let starts = if recipe.width.len() > 2 { STARTS } else { 1 };
-        let first = recipe.grids[0];
-        let mut rivals: Vec<(f64, Network)> = (0..starts)
-            .map(|start| {
-                let start = start + STARTS * member as u64;
-                let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
-                (0.0, self.random(samples, &recipe.width, first, seed))
-            })
-            .collect();
-        let options = Options {
-            steps: START_STEPS,
-            damping: 0.1,
-            tolerance: 1e-3,
-        };
-        loop {
-            for (loss, network) in &mut rivals {
-                let penalty = &recipe.penalty;
-                *loss = levenberg::train(network, samples, penalty, &options, &mut |_, _| {}).loss;
+        let mut best: Option<(f64, Network)> = None;
+        for start in 0..starts {
+            let start = start + STARTS * member as u64;
+            let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
+            let mut network = self.random(samples, &recipe.width, recipe.grids[0], seed);
+            let options = Options {
+                steps: START_STEPS,
+                damping: 0.1,
+                tolerance: 1e-3,
+            };
+            let outcome = levenberg::train(
+                &mut network,
+                samples,
+                &recipe.penalty,
+                &options,
+                &mut |_, _| {},
+            );
+            if best.as_ref().is_none_or(|(loss, _)| outcome.loss < *loss) {
+                best = Some((outcome.loss, network));
             }
-            rivals.sort_by(|a, b| a.0.total_cmp(&b.0));
-            if rivals.len() == 1 {
-                return rivals.swap_remove(0).1;
-            }
-            rivals.truncate(rivals.len() / 2);
         }
+        best.map(|(_, network)| network)
+            .expect("there is at least one start")
     }
 
     /// The start that ends lowest on (2.20) after training with the sparsity penalty, pruning and
@@ -348,9 +351,9 @@ impl Frame {
         }
         (0..recipe.members)
             .into_par_iter()
-            .map(|member| match choice.starts.get(member) {
-                Some(network) => network.clone(),
-                None => self.start(samples, recipe, member),
+            .map(|member| match &choice.start {
+                Some(network) if member == 0 => network.clone(),
+                _ => self.start(samples, recipe, member),
             })
             .collect()
     }
@@ -444,9 +447,11 @@ pub fn train(
     let mut progress = match progress {
         Some(progress) => progress,
         None => {
-            let choice = selection::choose(&frame, &samples, settings, &mut |event| {
+            let mut choice = selection::choose(&frame, &samples, settings, &mut |event| {
                 let _ = watch(event);
             });
+            // A checkpoint holds no other numbers.
+            choice.tried.retain(|tried| tried.loss.is_finite());
             clock = Instant::now();
             Progress {
                 networks: frame.starts(&samples, &choice, settings),
@@ -461,6 +466,7 @@ pub fn train(
         members => Network::mean(members),
     };
     predictor.network = mean(&progress.networks);
+    predictor.error = own_error(&predictor.network, &samples);
     while let Some(&intervals) = progress.recipe.grids.get(progress.stages.len()) {
         if watch(Event::Checkpoint(&progress, &predictor)).is_break() {
             return Err(TrainError::Stopped);
@@ -593,16 +599,16 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
                 outputs: n_out,
             });
         }
-        if width.iter().any(|&n| !(1..=4096).contains(&n)) || width.len() > 17 {
+        if width.iter().any(|&n| !(1..=MOST_NODES).contains(&n)) || width.len() > 17 {
             return option(
                 "--width",
-                "a layer has 1 to 4096 nodes, a network 1 to 16 layers".into(),
+                format!("a layer has 1 to {MOST_NODES} nodes, a network 1 to 16 layers"),
             );
         }
     }
     if let Some(grids) = &settings.grid {
-        if grids.is_empty() || grids.iter().any(|&g| !(1..=2000).contains(&g)) {
-            return option("--grid", "a grid has 1 to 2000 intervals".into());
+        if grids.is_empty() || grids.iter().any(|&g| !(1..=FINEST).contains(&g)) {
+            return option("--grid", format!("a grid has 1 to {FINEST} intervals"));
         }
         if grids.windows(2).any(|pair| pair[0] >= pair[1]) {
             return option("--grid", "the grids must increase".into());
