@@ -352,10 +352,25 @@ impl Frame {
         (0..recipe.members)
             .into_par_iter()
             .map(|member| match &choice.start {
-                Some(network) if member == 0 => network.clone(),
+                Some(network) if member == 0 => self.on_input_grids(samples, network),
                 _ => self.start(samples, recipe, member),
             })
             .collect()
+    }
+
+    /// The network with the input grids that these samples ask for: the part of them that it was
+    /// trained on may have asked for others, and networks with different ones have no mean.
+    fn on_input_grids(&self, samples: &Samples, network: &Network) -> Network {
+        let mut network = network.clone();
+        let base = network.base;
+        let layer = &mut network.layers[0];
+        for (i, domain) in self.inputs.iter().enumerate() {
+            let grid = self.input_grid(samples, i, domain, layer.grids[i].intervals());
+            if grid != layer.grids[i] {
+                grid::regrid(layer, base, i, grid);
+            }
+        }
+        network
     }
 
     /// One stage of several networks side by side; if `prune`, each is simplified at its end.
