@@ -1,13 +1,8 @@
-//! Choosing shape, grid, penalty and number of members on held-out rows.
+//! Choosing shape, grid and penalty on held-out rows.
 //!
 //! First every shape is tried with a small penalty, then the best shapes with weaker and stronger
-//! ones, each on finer and finer grids until the held-out rows stop gaining. The cheapest candidate
-//! for what it achieves wins. With few rows, folds take turns in being held out.
-//!
-//! Two networks from different starts are trained on each fold. How much better their mean is than
-//! either tells what a network owes to chance, its start and its noise, and so what the mean of more
-//! would achieve: with v the variance and b all other error, one network has the loss b + v, the
-//! mean of M has b + v/M.
+//! ones, each on finer and finer grids until the held-out rows stop gaining. The simplest candidate
+//! within a few per cent of the best wins. With few rows, folds take turns in being held out.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -24,8 +19,8 @@ use crate::objective::{self, Samples, Target};
 use crate::penalty::Penalty;
 use crate::train::{Event, Frame, GRIDS, Recipe, Settings};
 
-/// Below so many rows several parts of them are held out in turns: (rows, parts, turns).
-const TURNS: [(usize, usize, usize); 2] = [(800, 5, 5), (1500, 4, 2)];
+/// Below so many rows all of them are held out in turns, so many turns: the fewer rows, the more.
+const TURNS: [(usize, usize); 2] = [(800, 5), (1500, 3)];
 /// One row in so many is held out, when there are many.
 const HOLDOUT: usize = 5;
 /// No more rows than this take part in the selection.
@@ -36,22 +31,17 @@ const STEPS: usize = 50;
 const NEGLIGIBLE: f64 = 0.5e-10;
 /// A grid takes part in the selection if a step on it costs at most so many multiply-adds.
 const AFFORDABLE: f64 = 3e8;
+/// The mean of so many networks at most.
+const MOST_MEMBERS: usize = 8;
+/// Twice as many networks must lower the held-out loss by this part.
+const WORTHWHILE_MEMBERS: f64 = 0.08;
 /// A finer grid must lower the held-out loss by this part.
 const WORTHWHILE: f64 = 0.03;
-/// Networks from different starts on each fold.
-const PAIR: usize = 2;
-/// The mean of so many networks at most.
-const MOST_MEMBERS: usize = 4;
-/// Where held-out rows are hardly worse than training rows, error is not chance, and a finer grid or
-/// another shape is better than a mean.
-const CHANCE: f64 = 1.3;
-/// A loss below this, an error of a hundredth of the target's deviation, is not noise either.
-const NOISE: f64 = 0.5e-4;
 
 /// A candidate and how it did on the held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tried {
-    /// Node counts of one member.
+    /// Node counts.
     pub width: Vec<usize>,
     /// Intervals of the best grid.
     pub grid: usize,
@@ -59,17 +49,13 @@ pub struct Tried {
     pub roughness: f64,
     /// Slope penalty.
     pub slope: f64,
-    /// The network is the mean of so many.
-    pub members: usize,
-    /// Parameters of all members on that grid.
+    /// Parameters on that grid.
     pub parameters: usize,
-    /// Held-out loss, half the mean squared error in standard deviations or the log-loss: measured
-    /// for one member, extrapolated for several.
+    /// Held-out loss: half the mean squared error in standard deviations, or the log-loss.
     pub loss: f64,
-    /// The standard error for one member, from the spread over the folds, or over the rows of a
-    /// single one.
+    /// Its standard error, from the spread over the folds, or over the rows of a single one.
     pub standard_error: f64,
-    /// The share of held-out rows that one member of a classification gets wrong.
+    /// The share of held-out rows that a classification gets wrong.
     pub wrong: Option<f64>,
 }
 
@@ -81,28 +67,22 @@ impl Tried {
             lamb: 0.0,
         }
     }
-
-    /// What candidates are compared by: twice the parameters must pay by 3.5 % less loss, and an
-    /// error below [`NEGLIGIBLE`] is as good as none.
-    fn price(&self) -> f64 {
-        (self.loss + NEGLIGIBLE) * (self.parameters as f64).powf(0.05)
-    }
 }
 
 /// What the final training does.
 pub struct Choice {
-    /// Shape, grids, penalty and members.
+    /// Shape, grids and penalty.
     pub recipe: Recipe,
-    /// Networks to go on from: the winner as the selection trained it, on its first grid.
-    pub starts: Vec<Network>,
+    /// The network to go on from: the winner as the selection trained it, on its first grid.
+    pub start: Option<Network>,
     /// The candidates, best first.
     pub tried: Vec<Tried>,
 }
 
-/// A candidate, the networks to go on from, and the grids they still have to go through.
+/// A candidate, the network to go on from, and the grids it still has to go through.
 struct Candidate {
     tried: Tried,
-    starts: Vec<Network>,
+    start: Network,
     grids: Vec<usize>,
 }
 
@@ -135,7 +115,7 @@ pub fn choose(
         };
         return Choice {
             recipe,
-            starts: Vec::new(),
+            start: None,
             tried: Vec::new(),
         };
     }
@@ -144,88 +124,75 @@ pub fn choose(
         steps: frame.steps.min(STEPS),
         ..frame.clone()
     };
-    let most = if settings.width.is_some() {
-        1
-    } else {
-        MOST_MEMBERS
-    };
-    let trial = Trial {
-        frame,
-        folds: &folds,
-        most,
-    };
     let grids = settings.grid.clone().unwrap_or_else(|| GRIDS.to_vec());
     let quick = fixed_penalty(
         settings
             .roughness
-            .unwrap_or(if classes { 1e-2 } else { 1e-7 }),
+            .unwrap_or(if classes { 1e-2 } else { 1e-6 }),
     );
     let shapes = match &settings.width {
         Some(width) => vec![width.clone()],
         None => shapes(frame, samples),
     };
-    let few = if shapes.len() > 1 { 1 } else { grids.len() };
-    let first: Vec<Task> = shapes
-        .into_iter()
+    let few = if shapes.len() > 1 {
+        &grids[..grids.len().min(2)]
+    } else {
+        &grids
+    };
+    let first: Vec<Task<'_>> = shapes
+        .iter()
         .map(|width| Task {
             width,
-            starts: Vec::new(),
-            grids: grids[..few].to_vec(),
+            grids: few,
             penalties: vec![quick],
+            along: Along::Grids,
         })
         .collect();
-    let halves = first.len().div_ceil(2);
     let penalties = penalties(classes, settings);
     let of = first.len()
-        + halves
         + 2 * if classes {
             penalties.len()
         } else {
             penalties.concat().len()
         };
-    let mut candidates = trial.evaluate(&first, 0, of, watch);
+    let mut candidates = evaluate(frame, &folds, &first, 0, of, watch);
     sort(&mut candidates);
-    if few < grids.len() {
-        // The better half on a finer grid.
-        candidates.truncate(halves);
-        let finer: Vec<Task> = candidates
-            .iter()
-            .map(|candidate| Task {
-                width: candidate.tried.width.clone(),
-                starts: candidate.starts.clone(),
-                grids: grids[..few + 1].to_vec(),
-                penalties: vec![quick],
-            })
-            .collect();
-        candidates = trial.evaluate(&finer, first.len(), of, watch);
-        sort(&mut candidates);
-    }
 
-    let second: Vec<Task> = candidates
+    let mut best_shapes: Vec<(Vec<usize>, usize)> = Vec::new();
+    for Candidate { tried, .. } in &candidates {
+        if best_shapes.len() < 2 {
+            best_shapes.push((tried.width.clone(), tried.grid));
+        }
+    }
+    let second: Vec<Task<'_>> = best_shapes
         .iter()
-        .take(2)
-        .flat_map(|Candidate { tried, starts, .. }| {
-            let up_to = grids.iter().position(|&g| g == tried.grid).unwrap_or(0);
-            let task = |grids: &[usize], penalties: Vec<Penalty>| Task {
-                width: tried.width.clone(),
-                starts: starts.clone(),
-                grids: grids.to_vec(),
-                penalties,
-            };
-            let tasks: Vec<Task> = if classes {
-                // Convex or nearly so: one penalty's network is a good start for the next.
-                let rows = penalties.iter();
-                rows.map(|row| task(&grids[..=up_to], row.clone()))
-                    .collect()
-            } else {
-                let all = penalties.iter().flatten();
-                all.map(|&penalty| task(&grids, vec![penalty])).collect()
-            };
-            tasks
+        .flat_map(|(width, grid)| {
+            let up_to = &grids[..=grids.iter().position(|g| g == grid).unwrap_or(0)];
+            let grids = &grids;
+            penalties.iter().flat_map(move |row| {
+                if classes {
+                    // Convex or nearly so: one penalty's network is a good start for the next.
+                    let penalties = row.clone();
+                    vec![Task {
+                        width,
+                        grids: up_to,
+                        penalties,
+                        along: Along::Penalties,
+                    }]
+                } else {
+                    row.iter()
+                        .map(|&p| Task {
+                            width,
+                            grids,
+                            penalties: vec![p],
+                            along: Along::Grids,
+                        })
+                        .collect()
+                }
+            })
         })
         .collect();
-    let done = first.len() + halves;
-    candidates.extend(trial.evaluate(&second, done, of, watch));
+    candidates.extend(evaluate(frame, &folds, &second, first.len(), of, watch));
     sort(&mut candidates);
     if classes {
         prefer_simple(&mut candidates);
@@ -247,24 +214,63 @@ pub fn choose(
             slope: share * penalty.slope,
             lamb: 0.0,
         },
-        members: winner.members,
+        members: 1,
     };
-    // The first counts most: it is the only one where there is one member.
-    let mut starts: Vec<(f64, Network)> = std::mem::take(&mut candidates[0].starts)
-        .into_iter()
-        .map(|network| (objective::loss(&network, samples), network))
-        .collect();
-    starts.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let starts = starts.into_iter().map(|(_, network)| network).collect();
+    let members = if settings.width.is_some() {
+        1
+    } else {
+        members(frame, &folds[0], &recipe)
+    };
+    let recipe = Recipe { members, ..recipe };
+    let start = Some(candidates[0].start.clone());
     let tried = candidates
         .into_iter()
         .map(|candidate| candidate.tried)
         .collect();
     Choice {
         recipe,
-        starts,
+        start,
         tried,
     }
+}
+
+/// How many networks it takes until the mean of twice as many is no longer worth its size. The mean
+/// of networks from different starts has lost a part of what each owes to chance: where samples are
+/// few or noisy that is most of its error, where they are many and exact there is nothing to lose.
+fn members(frame: &Frame, (train, held): &(Samples, Samples), recipe: &Recipe) -> usize {
+    if recipe.width.len() == 2 {
+        return 1;
+    }
+    let mut networks: Vec<Network> = Vec::new();
+    let mut count = 1;
+    let mut least = f64::INFINITY;
+    while count <= MOST_MEMBERS {
+        let more: Vec<Network> = (networks.len()..count)
+            .into_par_iter()
+            .map(|member| {
+                let mut network = frame.start(train, recipe, member);
+                for &intervals in &recipe.grids {
+                    frame.stage(
+                        &mut network,
+                        train,
+                        intervals,
+                        &recipe.penalty,
+                        &mut |_, _| {},
+                    );
+                }
+                network
+            })
+            .collect();
+        networks.extend(more);
+        let loss = objective::loss(&Network::mean(&networks), held);
+        if loss + NEGLIGIBLE > least * (1.0 - WORTHWHILE_MEMBERS) {
+            break;
+        }
+        // Half the networks have the error of one: nothing is left to chance.
+        least = loss + NEGLIGIBLE;
+        count *= 2;
+    }
+    count / 2
 }
 
 /// Breiman's rule: of the candidates within one standard error of the best, the simplest comes
@@ -305,17 +311,24 @@ fn plateau(candidates: &[Candidate]) -> Penalty {
 
 /// What one thread does: a shape, trained on finer and finer grids with one penalty, or with one
 /// penalty after the other on the last grid.
-struct Task {
-    width: Vec<usize>,
-    /// The networks of all folds on the first grid; none, to begin at random.
-    starts: Vec<Network>,
-    grids: Vec<usize>,
+struct Task<'a> {
+    width: &'a [usize],
+    grids: &'a [usize],
     penalties: Vec<Penalty>,
+    along: Along,
 }
 
-/// Best first.
+#[derive(Clone, Copy, PartialEq)]
+enum Along {
+    Grids,
+    Penalties,
+}
+
+/// Best first. Twice the parameters must pay by 7 % less loss, and an error below
+/// [`NEGLIGIBLE`] is as good as none.
 fn sort(candidates: &mut [Candidate]) {
-    candidates.sort_by(|a, b| a.tried.price().total_cmp(&b.tried.price()));
+    let price = |c: &Candidate| (c.tried.loss + NEGLIGIBLE) * (c.tried.parameters as f64).powf(0.1);
+    candidates.sort_by(|a, b| price(a).total_cmp(&price(b)));
 }
 
 /// The penalties that compete, in rows of one roughness, strongest first.
@@ -332,7 +345,7 @@ fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
         let row = |r: f64| [3e-4, 1e-4, 3e-5, 1e-5].map(|s| penalty(r, s)).to_vec();
         return roughness.into_iter().map(row).collect();
     }
-    let all = [1e-5, 1e-6, 1e-7, 1e-8, 0.0];
+    let all = [1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 0.0];
     let roughness = settings.roughness.map_or(all.to_vec(), |r| vec![r]);
     vec![roughness.into_iter().map(|r| penalty(r, 0.0)).collect()]
 }
@@ -392,207 +405,101 @@ fn folds(samples: &Samples, seed: u64) -> Vec<(Samples, Samples)> {
             samples.subset(&chosen(true)),
         )
     };
-    match TURNS.iter().find(|(most, ..)| rows < *most) {
-        Some(&(_, parts, turns)) => (0..turns).map(|k| part(k, parts)).collect(),
+    match TURNS.iter().find(|(most, _)| rows < *most) {
+        Some(&(_, turns)) => (0..turns).map(|k| part(k, turns)).collect(),
         None => vec![part(0, HOLDOUT)],
     }
 }
 
-/// What all candidates are measured with.
-struct Trial<'a> {
-    frame: &'a Frame,
-    /// Pairs of training rows and held-out rows.
-    folds: &'a [(Samples, Samples)],
-    /// Most members of a mean.
-    most: usize,
+/// Does all tasks on all folds; in parallel, with results in the order of the tasks.
+fn evaluate(
+    frame: &Frame,
+    folds: &[(Samples, Samples)],
+    tasks: &[Task<'_>],
+    before: usize,
+    of: usize,
+    watch: &mut dyn FnMut(Event<'_>),
+) -> Vec<Candidate> {
+    let (sender, receiver) = mpsc::channel();
+    let done = AtomicUsize::new(before);
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            tasks
+                .par_iter()
+                .map_with(sender, |sender, task| {
+                    let candidates = match task.along {
+                        Along::Grids => vec![along_grids(frame, folds, task)],
+                        Along::Penalties => along_penalties(frame, folds, task),
+                    };
+                    // Nobody listens any more only if the caller is gone.
+                    let finished = done.fetch_add(candidates.len(), Ordering::Relaxed);
+                    let _ = sender.send(finished + candidates.len());
+                    candidates
+                })
+                .collect::<Vec<_>>()
+        });
+        for done in receiver {
+            watch(Event::Candidate { done, of });
+        }
+        work.join()
+            .expect("no candidate panics")
+            .into_iter()
+            .flatten()
+            .collect()
+    })
 }
 
-impl Trial<'_> {
-    /// Does all tasks; in parallel, with results in the order of the tasks.
-    fn evaluate(
-        &self,
-        tasks: &[Task],
-        before: usize,
-        of: usize,
-        watch: &mut dyn FnMut(Event<'_>),
-    ) -> Vec<Candidate> {
-        let (sender, receiver) = mpsc::channel();
-        let done = AtomicUsize::new(before);
-        std::thread::scope(|scope| {
-            let work = scope.spawn(|| {
-                tasks
-                    .par_iter()
-                    .map_with(sender, |sender, task| {
-                        let candidates = match task.penalties[..] {
-                            [penalty] => vec![self.along_grids(task, &penalty)],
-                            _ => self.along_penalties(task),
-                        };
-                        let finished = done.fetch_add(candidates.len(), Ordering::Relaxed);
-                        // Nobody listens any more only if the caller is gone.
-                        let _ = sender.send(finished + candidates.len());
-                        candidates
-                    })
-                    .collect::<Vec<_>>()
-            });
-            for done in receiver {
-                watch(Event::Candidate { done, of });
-            }
-            work.join()
-                .expect("no candidate panics")
-                .into_iter()
-                .flatten()
-                .collect()
+fn starts(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Vec<Network> {
+    let recipe = Recipe {
+        width: task.width.to_vec(),
+        grids: task.grids.to_vec(),
+        penalty: task.penalties[0],
+        members: 1,
+    };
+    folds
+        .par_iter()
+        .map(|(train, _)| frame.start(train, &recipe, 0))
+        .collect()
+}
+
+/// Trains the network of every fold, and measures it on the held-out rows.
+fn train_and_measure(
+    frame: &Frame,
+    folds: &[(Samples, Samples)],
+    networks: &mut [Network],
+    intervals: usize,
+    penalty: &Penalty,
+) -> Tried {
+    let measured: Vec<(Vec<f64>, Option<f64>)> = networks
+        .par_iter_mut()
+        .zip(folds)
+        .map(|(network, (train, held))| {
+            frame.stage(network, train, intervals, penalty, &mut |_, _| {});
+            (
+                objective::losses(network, held),
+                objective::wrong(network, held),
+            )
         })
-    }
-
-    /// The networks of a task before its first grid: a pair for each fold.
-    fn starts(&self, task: &Task) -> Vec<Network> {
-        if !task.starts.is_empty() {
-            return task.starts.clone();
-        }
-        let recipe = Recipe {
-            width: task.width.clone(),
-            grids: task.grids.clone(),
-            penalty: task.penalties[0],
-            members: 1,
-        };
-        // An additive network has one optimum, whatever its start.
-        let pair = if task.width.len() == 2 { 1 } else { PAIR };
-        (0..pair * self.folds.len())
-            .into_par_iter()
-            .map(|at| self.frame.start(&self.folds[at / pair].0, &recipe, at))
-            .collect()
-    }
-
-    /// Trains the networks of every fold on one grid, and measures them on the held-out rows.
-    fn measure(&self, networks: &mut [Network], intervals: usize, penalty: &Penalty) -> Tried {
-        let pair = networks.len() / self.folds.len();
-        let trained: Vec<f64> = networks
-            .par_iter_mut()
-            .enumerate()
-            .map(|(at, network)| {
-                let train = &self.folds[at / pair].0;
-                self.frame
-                    .stage(network, train, intervals, penalty, &mut |_, _| {})
-            })
-            .collect();
-        let folds: Vec<Held> = networks
-            .par_chunks(pair)
-            .zip(trained.par_chunks(pair))
-            .zip(self.folds)
-            .map(|((networks, trained), (_, held))| Held::of(networks, trained, held))
-            .collect();
-        let count = folds.len() as f64;
-        let average = |of: fn(&Held) -> f64| folds.iter().map(of).sum::<f64>() / count;
-        let (one, two) = (average(|fold| fold.one), average(|fold| fold.both));
-        let better: Vec<f64> = folds.iter().map(|fold| mean(&fold.better)).collect();
-        let single = Tried {
-            width: networks[0].width(),
-            grid: intervals,
-            roughness: penalty.roughness,
-            slope: penalty.slope,
-            members: 1,
-            parameters: networks[0].parameters(),
-            loss: mean(&better),
-            standard_error: match &folds[..] {
-                [fold] => standard_error(&fold.better),
-                _ => standard_error(&better),
-            },
-            wrong: folds
-                .iter()
-                .map(|fold| fold.wrong)
-                .sum::<Option<f64>>()
-                .map(|sum| sum / count),
-        };
-        let noisy = one > NOISE && one > CHANCE * mean(&trained);
-        let most = if noisy { self.most } else { 1 };
-        let variance = 2.0 * (one - two).max(0.0);
-        let several = (1..usize::BITS)
-            .map(|k| 1 << k)
-            .take_while(|&members| members <= most)
-            .map(|members| Tried {
-                members,
-                parameters: members * single.parameters,
-                loss: (one - variance).max(0.0) + variance / members as f64,
-                ..single.clone()
-            });
-        std::iter::once(single.clone())
-            .chain(several)
-            .min_by(|a, b| a.price().total_cmp(&b.price()))
-            .unwrap_or(single)
-    }
-
-    /// Refines the grid while the held-out loss falls.
-    fn along_grids(&self, task: &Task, penalty: &Penalty) -> Candidate {
-        let mut networks = self.starts(task);
-        let mut best = self.measure(&mut networks, task.grids[0], penalty);
-        let starts = networks.clone();
-        for &intervals in &task.grids[1..] {
-            let cost = step_cost(&networks[0], &self.folds[0].0, intervals);
-            if best.loss < NEGLIGIBLE || cost > AFFORDABLE {
-                break;
-            }
-            let finer = self.measure(&mut networks, intervals, penalty);
-            if finer.loss > best.loss * (1.0 - WORTHWHILE) {
-                break;
-            }
-            best = finer;
-        }
-        let grids = task.grids.iter().copied();
-        let grids = grids.filter(|&g| g <= best.grid).collect();
-        Candidate {
-            tried: best,
-            starts,
-            grids,
-        }
-    }
-
-    /// Weakens the penalty step by step, on the last grid.
-    fn along_penalties(&self, task: &Task) -> Vec<Candidate> {
-        let mut networks = self.starts(task);
-        let (last, earlier) = task.grids.split_last().expect("a task has grids");
-        for &intervals in earlier {
-            self.measure(&mut networks, intervals, &task.penalties[0]);
-        }
-        let penalties = task.penalties.iter();
-        penalties
-            .map(|penalty| Candidate {
-                tried: self.measure(&mut networks, *last, penalty),
-                starts: networks.clone(),
-                grids: vec![*last],
-            })
-            .collect()
-    }
-}
-
-/// What the held-out rows of one fold say of the networks trained on the others.
-struct Held {
-    /// The loss of each row by the network that fits its training rows better: which one that is can
-    /// be known without the held-out rows.
-    better: Vec<f64>,
-    /// The share of rows that network gets wrong.
-    wrong: Option<f64>,
-    /// The loss of one network, on average.
-    one: f64,
-    /// The loss of the mean of all.
-    both: f64,
-}
-
-impl Held {
-    fn of(networks: &[Network], trained: &[f64], held: &Samples) -> Self {
-        let losses: Vec<Vec<f64>> = networks
-            .iter()
-            .map(|network| objective::losses(network, held))
-            .collect();
-        let better = (0..trained.len())
-            .min_by(|&a, &b| trained[a].total_cmp(&trained[b]))
-            .unwrap_or(0);
-        Self {
-            wrong: objective::wrong(&networks[better], held),
-            one: mean(&losses.concat()),
-            both: mean(&objective::losses(&Network::mean(networks), held)),
-            better: losses[better].clone(),
-        }
+        .collect();
+    let (losses, wrong): (Vec<Vec<f64>>, Vec<Option<f64>>) = measured.into_iter().unzip();
+    let means: Vec<f64> = losses.iter().map(|rows| mean(rows)).collect();
+    let (loss, standard_error) = match &losses[..] {
+        [rows] => (means[0], standard_error(rows)),
+        _ => (mean(&means), standard_error(&means)),
+    };
+    let folds = wrong.len() as f64;
+    Tried {
+        width: networks[0].width(),
+        grid: intervals,
+        roughness: penalty.roughness,
+        slope: penalty.slope,
+        parameters: networks[0].parameters(),
+        loss,
+        standard_error,
+        wrong: wrong
+            .into_iter()
+            .sum::<Option<f64>>()
+            .map(|sum| sum / folds),
     }
 }
 
@@ -611,6 +518,55 @@ fn standard_error(values: &[f64]) -> f64 {
     let spread: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
     let error = (spread / (count * (count - 1.0).max(1.0))).sqrt();
     if error.is_finite() { error } else { 0.0 }
+}
+
+/// Refines the grid while the held-out loss falls.
+fn along_grids(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Candidate {
+    let mut networks = starts(frame, folds, task);
+    let penalty = &task.penalties[0];
+    let mut best = train_and_measure(frame, folds, &mut networks, task.grids[0], penalty);
+    let start = networks[0].clone();
+    for &intervals in &task.grids[1..] {
+        if best.loss < NEGLIGIBLE || step_cost(&networks[0], &folds[0].0, intervals) > AFFORDABLE {
+            break;
+        }
+        let finer = train_and_measure(frame, folds, &mut networks, intervals, penalty);
+        if finer.loss > best.loss * (1.0 - WORTHWHILE) {
+            break;
+        }
+        best = finer;
+    }
+    let grids = task
+        .grids
+        .iter()
+        .copied()
+        .filter(|&g| g <= best.grid)
+        .collect();
+    Candidate {
+        tried: best,
+        start,
+        grids,
+    }
+}
+
+/// Weakens the penalty step by step, on the last grid.
+fn along_penalties(frame: &Frame, folds: &[(Samples, Samples)], task: &Task<'_>) -> Vec<Candidate> {
+    let mut networks = starts(frame, folds, task);
+    let (last, earlier) = task.grids.split_last().expect("a task has grids");
+    for &intervals in earlier {
+        train_and_measure(frame, folds, &mut networks, intervals, &task.penalties[0]);
+    }
+    let penalties = task.penalties.iter();
+    penalties
+        .map(|penalty| {
+            let tried = train_and_measure(frame, folds, &mut networks, *last, penalty);
+            Candidate {
+                tried,
+                start: networks[0].clone(),
+                grids: vec![*last],
+            }
+        })
+        .collect()
 }
 
 /// Multiply-adds of a step once the grids have `intervals`.

@@ -3,6 +3,7 @@
 
 mod demo;
 mod model;
+mod resume;
 mod run;
 mod train;
 
