@@ -63,8 +63,10 @@ pub fn blend(column: &[f64]) -> f64 {
     };
     let last = sorted.len() - 1;
     let crowded = (1..10).any(|tenth| {
-        let place = (sorted[tenth * last / 10] - lo) / (hi - lo);
-        (place - tenth as f64 / 10.0).abs() > CROWDED
+        // Between two values on the line between them, as in `Grid::from_samples`.
+        let (below, part) = (tenth * last / 10, (tenth * last % 10) as f64 / 10.0);
+        let value = sorted[below] + part * (sorted[(below + 1).min(last)] - sorted[below]);
+        ((value - lo) / (hi - lo) - tenth as f64 / 10.0).abs() > CROWDED
     });
     if crowded { QUANTILES } else { 1.0 }
 }

@@ -365,6 +365,16 @@ impl Network {
     pub fn mean(networks: &[Self]) -> Self {
         let first = &networks[0];
         let depth = first.layers.len();
+        let ends = |n: &Self| n.layers.last().map(|layer| layer.outputs);
+        assert!(
+            networks.iter().all(|other| {
+                other.base == first.base
+                    && other.layers.len() == depth
+                    && ends(other) == ends(first)
+                    && other.layers[0].grids == first.layers[0].grids
+            }),
+            "networks that have no mean"
+        );
         let share = (networks.len() as f64).recip();
         let layers = (0..depth)
             .map(|l| {

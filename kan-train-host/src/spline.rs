@@ -107,10 +107,14 @@ impl Grid {
     /// # Panics
     /// If `lo < hi` does not hold, or the degree is not 1 to 5: callers check their input first.
     pub fn uniform(degree: usize, lo: f64, hi: f64, intervals: usize) -> Self {
+        Self::even(degree, lo, hi, intervals).expect("a uniform grid on a proper range")
+    }
+
+    fn even(degree: usize, lo: f64, hi: f64, intervals: usize) -> Result<Self, GridError> {
         let step = (hi - lo) / intervals as f64;
         let mut breaks: Vec<f64> = (0..=intervals).map(|k| lo + k as f64 * step).collect();
         breaks[intervals] = hi;
-        Self::new(degree, &breaks).expect("a uniform grid on a proper range")
+        Self::new(degree, &breaks)
     }
 
     /// A grid that follows the samples: their quantiles blended with the uniform grid on their
@@ -170,10 +174,12 @@ impl Grid {
     }
 
     /// The same range and degree with `intervals` intervals; every interval of `self` is divided
-    /// evenly where `intervals` is a multiple, so that the old knots stay.
+    /// evenly where `intervals` is a multiple, so that the old knots stay. The same grid where breaks
+    /// next to each other in `f64` leave no room for more.
     pub fn with_intervals(&self, intervals: usize) -> Self {
         if self.inv_step.is_some() {
-            return Self::uniform(self.degree, self.lo(), self.hi(), intervals);
+            return Self::even(self.degree, self.lo(), self.hi(), intervals)
+                .unwrap_or_else(|_| self.clone());
         }
         // The old breaks as a piecewise linear map from even spacing.
         let old = self.breaks();
@@ -184,7 +190,7 @@ impl Grid {
                 old[below] + (place - below as f64) * (old[below + 1] - old[below])
             })
             .collect();
-        Self::new(self.degree, &breaks).expect("increasing breaks stay increasing")
+        Self::new(self.degree, &breaks).unwrap_or_else(|_| self.clone())
     }
 
     /// The same spacing on another range.

@@ -31,6 +31,10 @@ use crate::statistics;
 const STARTS: u64 = 5;
 /// Those first steps; after them the better half goes on, and so forth.
 const START_STEPS: usize = 5;
+/// The most nodes of a layer.
+pub const MOST_NODES: usize = 4096;
+/// The most intervals of a grid.
+pub const FINEST: usize = 2000;
 /// The intervals of an adaptive choice of grid: each extension halves, so that it is exact.
 pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
 
@@ -383,10 +387,25 @@ impl Frame {
         (0..recipe.members)
             .into_par_iter()
             .map(|member| match choice.starts.get(member) {
-                Some(network) => network.clone(),
+                Some(network) => self.on_input_grids(samples, network),
                 None => self.start(samples, recipe, member),
             })
             .collect()
+    }
+
+    /// The network with the input grids that these samples ask for: the part of them that it was
+    /// trained on may have asked for others, and networks with different ones have no mean.
+    fn on_input_grids(&self, samples: &Samples, network: &Network) -> Network {
+        let mut network = network.clone();
+        let base = network.base;
+        let layer = &mut network.layers[0];
+        for (i, domain) in self.inputs.iter().enumerate() {
+            let grid = self.input_grid(samples, i, domain, layer.grids[i].intervals());
+            if grid != layer.grids[i] {
+                grid::regrid(layer, base, i, grid);
+            }
+        }
+        network
     }
 
     /// One stage of several networks side by side; if `prune`, each is simplified at its end.
@@ -499,7 +518,7 @@ pub fn train(
     let mut progress = match progress {
         Some(progress) => progress,
         None => {
-            let choice = match method {
+            let mut choice = match method {
                 Method::AdamW => wide(&frame, &samples, settings),
                 // On some of the rows, where second order is affordable.
                 _ => {
@@ -513,6 +532,8 @@ pub fn train(
                     })
                 }
             };
+            // A checkpoint holds no other numbers.
+            choice.tried.retain(|tried| tried.loss.is_finite());
             clock = Instant::now();
             Progress {
                 networks: frame.starts(&samples, &choice, settings),
@@ -527,6 +548,7 @@ pub fn train(
         members => Network::mean(members),
     };
     predictor.network = mean(&progress.networks);
+    predictor.error = own_error(&predictor.network, &samples);
     while let Some(&intervals) = progress.recipe.grids.get(progress.stages.len()) {
         if watch(Event::Checkpoint(&progress, &predictor)).is_break() {
             return Err(TrainError::Stopped);
@@ -711,16 +733,16 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
                 outputs: n_out,
             });
         }
-        if width.iter().any(|&n| !(1..=4096).contains(&n)) || width.len() > 17 {
+        if width.iter().any(|&n| !(1..=MOST_NODES).contains(&n)) || width.len() > 17 {
             return option(
                 "--width",
-                "a layer has 1 to 4096 nodes, a network 1 to 16 layers".into(),
+                format!("a layer has 1 to {MOST_NODES} nodes, a network 1 to 16 layers"),
             );
         }
     }
     if let Some(grids) = &settings.grid {
-        if grids.is_empty() || grids.iter().any(|&g| !(1..=2000).contains(&g)) {
-            return option("--grid", "a grid has 1 to 2000 intervals".into());
+        if grids.is_empty() || grids.iter().any(|&g| !(1..=FINEST).contains(&g)) {
+            return option("--grid", format!("a grid has 1 to {FINEST} intervals"));
         }
         if grids.windows(2).any(|pair| pair[0] >= pair[1]) {
             return option("--grid", "the grids must increase".into());

@@ -7,7 +7,7 @@ use kan_train_host::network::{Base, Edge, Layer, Network};
 use kan_train_host::objective::{self, Samples, Tapes, Target, softmax};
 use kan_train_host::penalty::{Penalty, PenaltyForm};
 use kan_train_host::spline::{Grid, MAX_DEGREE};
-use kan_train_host::statistics::{sparsity, statistics};
+use kan_train_host::statistics::{moments, sparsity, statistics};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -612,20 +612,43 @@ fn the_gauss_newton_matrix_is_what_its_definition_says_in_every_form() {
         for base in BASES {
             for width in [&[2, 1][..], &[2, 3], &[2, 3, 1], &[3, 2, 2, 3]] {
                 let network = random_network(&mut rng, width, degree, base, 0.8);
+                // Few of many basis functions are not zero on a fine grid, most on a coarse one:
+                // the matrix is made in another way.
+                let mut fine = network.clone();
+                grid::extend(&mut fine, 20, &[usize::MAX; 3]);
+                let mut coarse = network.clone();
+                grid::extend(&mut coarse, 2, &[usize::MAX; 3]);
+                assert!(density(&fine) < 1.0 / 3.0 && density(&coarse) > 1.0 / 3.0);
                 let x = random_points(&mut rng, 7, width[0]);
                 for samples in targets(&mut rng, &network, &x) {
-                    for strength in [0.0, 1.0] {
+                    for (network, strength) in [
+                        (&network, 0.0),
+                        (&network, 1.0),
+                        (&coarse, 1.0),
+                        (&fine, 1.0),
+                    ] {
                         let penalty = Penalty {
                             roughness: 1e-3 * strength,
                             slope: 0.1 * strength,
                             lamb: 0.01 * strength,
                         };
-                        check_curvature(&mut rng, &network, &samples, &penalty);
+                        check_curvature(&mut rng, network, &samples, &penalty);
                     }
                 }
             }
         }
     }
+    // More rows than a block of them has, and no multiple of it.
+    let network = random_network(&mut rng, &[2, 1], 3, Base::Silu, 1.0);
+    let x = random_points(&mut rng, 1100, 2);
+    for samples in targets(&mut rng, &network, &x) {
+        check_curvature(&mut rng, &network, &samples, &Penalty::default());
+    }
+}
+
+/// The share of a row of J that is not zero, as `objective::DENSE` counts it.
+fn density(network: &Network) -> f64 {
+    (network.edges() * (network.degree() + 2)) as f64 / network.parameters() as f64
 }
 
 fn check_curvature(rng: &mut Pcg64Mcg, network: &Network, samples: &Samples, penalty: &Penalty) {
@@ -947,6 +970,212 @@ fn statistics_are_means_deviations_and_ranges() {
             check(found.mean[l][e], mean);
             check(found.magnitude[l][e], magnitude);
         }
+    }
+}
+
+#[test]
+fn moments_are_the_covariances_of_the_functions_of_a_node() {
+    let mut rng = Pcg64Mcg::seed_from_u64(21);
+    let rows = 40;
+    for network in networks() {
+        let x = random_points(&mut rng, rows, network.width()[0]);
+        let samples = samples(&network, x);
+        let found = moments(&network, &samples);
+        let mut tape = network.tape();
+        let nodes: Vec<Vec<Vec<f64>>> = (0..rows)
+            .map(|n| {
+                network.forward(samples.row(n), &mut tape);
+                tape.values.clone()
+            })
+            .collect();
+        for (l, layer) in network.layers.iter().enumerate() {
+            for (i, grid) in layer.grids.iter().enumerate() {
+                let mut size = grid.functions();
+                let functions: Vec<Vec<f64>> = nodes
+                    .iter()
+                    .map(|node| {
+                        let local = grid.local(node[l][i]);
+                        let mut row = vec![0.0; size];
+                        row[local.first..=local.first + network.degree()]
+                            .copy_from_slice(&local.value[..=network.degree()]);
+                        row.push(base(network.base, grid, node[l][i])[0]);
+                        row
+                    })
+                    .collect();
+                size += usize::from(network.base != Base::Zero);
+                assert_eq!(found[l][i].len(), size * size);
+                let count = rows as f64;
+                let largest = functions
+                    .iter()
+                    .flatten()
+                    .fold(0.0, |m, v| f64::max(m, v.abs()));
+                // Sums of so many products, each with two roundings, and their difference; the
+                // textbook's base function differs by a few more.
+                let bound = 4.0 * (count + 10.0) * EPSILON * largest * largest;
+                let mean = |a: usize| functions.iter().map(|row| row[a]).sum::<f64>() / count;
+                for a in 0..size {
+                    for b in 0..size {
+                        let (mean_a, mean_b) = (mean(a), mean(b));
+                        let products = functions.iter().map(|r| (r[a] - mean_a) * (r[b] - mean_b));
+                        let exact = products.sum::<f64>() / count;
+                        let moment = found[l][i][a * size + b];
+                        assert!(
+                            (moment - exact).abs() <= bound,
+                            "{:?}, layer {l}, node {i} ({a}, {b}): {moment}, not {exact}",
+                            network.width()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bending_is_the_roughness_penalty_of_strength_one() {
+    let mut rng = Pcg64Mcg::seed_from_u64(22);
+    for network in networks() {
+        let x = random_points(&mut rng, 30, network.width()[0]);
+        let samples = samples(&network, x);
+        let of = |penalty| PenaltyForm::at(&network, &samples, &penalty);
+        let vector = network.to_vector();
+        let exact = of(Penalty {
+            roughness: 1.0,
+            ..Penalty::default()
+        })
+        .value(&vector);
+        let mut form = of(Penalty {
+            roughness: 0.7,
+            slope: 0.1,
+            lamb: 0.01,
+        });
+        let bending = form.bending(&vector);
+        // Sums of terms that are not negative, in another order.
+        let bound = 1e3 * EPSILON * exact;
+        assert!((bending - exact).abs() <= bound, "{bending}, not {exact}");
+        let before = form.value(&vector);
+        form.roughen(0.25);
+        let (more, least) = (form.value(&vector) - before, 1e3 * EPSILON * before);
+        assert!((more - 0.25 * exact).abs() <= bound + least, "{more}");
+    }
+}
+
+/// `network`, but on the input grids of `first`.
+fn on_inputs_of(first: &Network, mut network: Network, rng: &mut Pcg64Mcg) -> Network {
+    let layer = &mut network.layers[0];
+    layer.grids.clone_from(&first.layers[0].grids);
+    for (e, edge) in layer.edges.iter_mut().enumerate() {
+        let functions = layer.grids[e / layer.outputs].functions();
+        if let Some(edge) = edge {
+            edge.coef = (0..functions)
+                .map(|_| rng.random_range(-1.0..1.0))
+                .collect();
+        }
+    }
+    network
+}
+
+#[test]
+fn the_mean_of_networks_is_a_network_with_the_mean_of_their_outputs() {
+    let mut rng = Pcg64Mcg::seed_from_u64(23);
+    let families: [&[&[usize]]; 5] = [
+        &[&[3, 2], &[3, 2], &[3, 2]],
+        &[&[2, 3, 1]],
+        &[&[2, 1, 2], &[2, 4, 2], &[2, 2, 2]],
+        &[&[3, 4, 3, 2], &[3, 1, 2, 2]],
+        &[
+            &[1, 2, 1, 3, 1],
+            &[1, 1, 2, 1, 1],
+            &[1, 1, 1, 1, 1],
+            &[1, 3, 3, 3, 1],
+        ],
+    ];
+    for (family, degree) in families
+        .iter()
+        .flat_map(|f| (1..=MAX_DEGREE).map(move |d| (f, d)))
+    {
+        for base in BASES {
+            for density in [1.0, 0.6] {
+                let mut networks: Vec<Network> = Vec::new();
+                for width in *family {
+                    let network = random_network(&mut rng, width, degree, base, density);
+                    let first = networks.first().unwrap_or(&network).clone();
+                    networks.push(on_inputs_of(&first, network, &mut rng));
+                }
+                let mean = Network::mean(&networks);
+                let depth = family[0].len();
+                for l in 1..depth - 1 {
+                    let side_by_side: usize = family.iter().map(|width| width[l]).sum();
+                    assert_eq!(mean.width()[l], side_by_side);
+                }
+                if depth > 2 {
+                    let edges: usize = networks.iter().map(Network::edges).sum();
+                    assert_eq!(mean.edges(), edges, "no edge is made up");
+                }
+                for (layer, grids) in mean.layers.iter().map(|layer| (layer, &layer.grids)) {
+                    assert_eq!(layer.edges.len(), grids.len() * layer.outputs);
+                    for (i, grid) in grids.iter().enumerate() {
+                        for (_, edge) in layer.edges_from(i) {
+                            assert_eq!(edge.coef.len(), grid.functions());
+                        }
+                    }
+                }
+                let count = networks.len() as f64;
+                for x in random_points(&mut rng, 50, family[0][0]).chunks(family[0][0]) {
+                    // Hidden nodes are the same bit for bit; the last layer's sums are made in
+                    // another order, from weights with one rounding more.
+                    let (mut sums, mut size, mut terms) = (vec![0.0; mean.eval(x).len()], 0.0, 8);
+                    for network in &networks {
+                        let mut tape = network.tape();
+                        network.forward(x, &mut tape);
+                        let last = network.layers.last().unwrap();
+                        for (sum, y) in sums.iter_mut().zip(tape.values.last().unwrap()) {
+                            *sum += y / count;
+                        }
+                        for (i, node) in tape.nodes.last().unwrap().iter().enumerate() {
+                            let values = &node.local.value[..=degree];
+                            for (_, edge) in last.edges_from(i) {
+                                let coef = &edge.coef[node.local.first..];
+                                let parts = coef.iter().zip(values).map(|(c, b)| (c * b).abs());
+                                size += parts.sum::<f64>() + (edge.scale_base * node.base).abs();
+                                terms += degree + 2;
+                            }
+                        }
+                        size += last.bias.iter().map(|b| b.abs()).sum::<f64>();
+                    }
+                    let bound = terms as f64 * EPSILON * size;
+                    for (found, exact) in mean.eval(x).iter().zip(&sums) {
+                        assert!(
+                            (found - exact).abs() <= bound,
+                            "{family:?} {degree}: {found}, not {exact} ± {bound}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn networks_on_other_inputs_have_no_mean() {
+    let mut rng = Pcg64Mcg::seed_from_u64(24);
+    let mut network = |width: &[usize], base| random_network(&mut rng, width, 3, base, 1.0);
+    let first = network(&[2, 2, 1], Base::Silu);
+    let mut zero = first.clone();
+    zero.base = Base::Zero;
+    // Of other grids, depth, base function, number.
+    let other = network(&[2, 2, 1], Base::Silu);
+    let mut deep = first.clone();
+    deep.layers
+        .push(network(&[1, 1], Base::Silu).layers.remove(0));
+    for pair in [
+        vec![first.clone(), other],
+        vec![first.clone(), zero],
+        vec![first, deep],
+        vec![],
+    ] {
+        let mean = std::panic::catch_unwind(|| Network::mean(&pair));
+        assert!(mean.is_err());
     }
 }
 

@@ -1128,3 +1128,40 @@ fn the_method_follows_from_the_cost_and_says_why() {
         (Method::Lbfgs, None)
     );
 }
+
+#[test]
+fn a_blend_of_quantiles_is_honoured_by_every_grid() {
+    // x = u³: most values lie near 0.
+    let x: Vec<f64> = random_table(36, 200, 2).iter().map(|u| u.powi(3)).collect();
+    let data = regression(x, 2, |x| (3.0 * x[0]).sin() + x[1] * x[1]);
+    let trained = |grid_eps| {
+        let settings = Settings {
+            grid_eps,
+            no_prune: true,
+            ..fixed(&[2, 2, 1], &[8])
+        };
+        train_quietly(&data, &settings).unwrap().predictor
+    };
+    for blend in [0.02, 0.5] {
+        let predictor = trained(Some(blend));
+        let samples = predictor::samples(&data, &predictor.inputs, &predictor.outputs);
+        for (i, grid) in predictor.network.layers[0].grids.iter().enumerate() {
+            let column = samples.x.iter().skip(i).step_by(2).copied();
+            let column: Vec<f64> = column.chain([-1.0, 1.0]).collect();
+            assert_eq!(*grid, Grid::from_samples(3, &column, 8, blend, 0.0));
+            assert!(!grid.is_uniform());
+        }
+        for grid in &predictor.network.layers[1].grids {
+            assert!(!grid.is_uniform() && grid.intervals() == 8);
+        }
+    }
+    let is_even = |predictor: &Predictor| {
+        let layers = predictor.network.layers.iter();
+        layers
+            .map(|layer| layer.grids.iter().all(Grid::is_uniform))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(is_even(&trained(Some(1.0))), [true, true]);
+    // If nothing is said, inputs whose values crowd have quantiles, hidden nodes do not.
+    assert_eq!(is_even(&trained(None)), [false, true]);
+}

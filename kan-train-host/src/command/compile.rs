@@ -89,6 +89,9 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
             }
         }
     }
+    if let Some(interruption) = run.checkpoint.interruption() {
+        console.say(interruption);
+    }
     blob.say(console);
     console.object(&blob)
 }

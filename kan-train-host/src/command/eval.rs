@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::Failure;
 use super::console::{Console, in_words};
 use super::model::{Loaded, Place, place};
+use super::run::Checkpoint;
 
 /// Measure a model on a file of rows, on the host or on an emulated Cortex-M
 #[derive(clap::Args)]
@@ -179,6 +180,10 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         Place::Host => Evaluation::on_host(&loaded.evaluator, &data),
         Place::Device(machine) => Evaluation::on_device(machine, &loaded.evaluator, &data)?,
     };
+    let known = loaded.checkpoint.as_ref();
+    if let Some(interruption) = known.and_then(Checkpoint::interruption) {
+        console.say(interruption);
+    }
     evaluation.network = loaded.checkpoint.map(|checkpoint| {
         let predictor = checkpoint.predictor;
         Score::of(&predictor.eval(&data.x), &data)

@@ -12,15 +12,12 @@ use kan_train_host::objective::Samples;
 use kan_train_host::predictor::{self, Score};
 use kan_train_host::prune;
 use kan_train_host::statistics::statistics;
-use kan_train_host::train::{Event, Stage};
+use kan_train_host::train::{Event, FINEST, Stage};
 use serde::Serialize;
 
 use super::Failure;
 use super::console::{Console, in_words, shape};
 use super::run::{Blob, History, Metrics, Run, Split, measure_error};
-
-/// The most intervals, as in training.
-const FINEST: usize = 2000;
 
 /// Give a trained network finer grids, and train it further
 #[derive(clap::Args)]
@@ -239,6 +236,13 @@ fn change(
     artifact::create_run_folder(&run.path)?;
     let before = describe(&run, &split);
     let past = run.past();
+    let mut members = 1;
+    let interruption = run.checkpoint.interruption();
+    if let Some(progress) = run.checkpoint.progress.take() {
+        let (training, penalty) = (&mut run.checkpoint.training, progress.recipe.penalty);
+        (training.roughness, training.slope) = (penalty.roughness, penalty.slope);
+        members = progress.recipe.members;
+    }
     let predictor = &run.checkpoint.predictor;
     let samples = predictor::samples(&split.train, &predictor.inputs, &predictor.outputs);
     let mut network = predictor.network.clone();
@@ -298,7 +302,7 @@ fn change(
     let mut history = History {
         width_before: before.width.clone(),
         edges_before: before.edges,
-        members: 1,
+        members,
         stages: Vec::new(),
         candidates: 0,
         tried: Vec::new(),
@@ -319,6 +323,11 @@ fn change(
     history.stages.push(stage);
     let metrics = Metrics::of(&run.checkpoint, &split, blob, history);
     let change = Change { metrics, before };
+    if let Some(interruption) = interruption {
+        console.say(format_args!(
+            "{interruption}; with this change it is over, and `kan train` would begin anew"
+        ));
+    }
     for (when, at) in [("before", &change.before), ("after", &after)] {
         let (shape, edges, grid) = (shape(&at.width), at.edges, at.grid);
         let (rows, score) = match &at.test {

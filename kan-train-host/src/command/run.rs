@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
 use kan_train_host::compile::{self, Compiled, Options, Tables};
-use kan_train_host::dataset::{self, Dataset, Target, TargetSchema, Task};
+use kan_train_host::dataset::{self, Dataset, Schema, Target, TargetSchema, Task};
 use kan_train_host::evaluator::Evaluator;
 use kan_train_host::grid;
 use kan_train_host::levenberg;
@@ -20,7 +20,9 @@ use kan_train_host::penalty::Penalty;
 use kan_train_host::predictor::{self, FORMAT, Predictor, Score};
 use kan_train_host::selection::Tried;
 use kan_train_host::spline::Grid;
-use kan_train_host::train::{self, Frame, Method, Progress, Settings, Stage};
+use kan_train_host::train::{
+    self, FINEST, Frame, MOST_NODES, Method, Progress, Recipe, Settings, Stage,
+};
 use serde::{Deserialize, Serialize};
 
 use super::console::{Console, figures, in_words, shape};
@@ -36,6 +38,18 @@ pub struct Checkpoint {
     /// How far training has come, unless it has come to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+}
+
+impl Checkpoint {
+    /// What a report has to say of a network whose training did not come to its end.
+    pub fn interruption(&self) -> Option<String> {
+        let Progress { recipe, stages, .. } = self.progress.as_ref()?;
+        Some(format!(
+            "the training of this network was interrupted: {} of {} grids are done",
+            stages.len(),
+            recipe.grids.len()
+        ))
+    }
 }
 
 /// How a network was trained: what it takes to train it further.
@@ -252,16 +266,12 @@ impl Run {
         })
     }
 
-    /// How far an interrupted training in this folder has come, if it is `training` that was
-    /// interrupted there.
-    pub fn progress(path: &Path, training: &Training) -> Option<Progress> {
-        let run = Self::open(path).ok()?;
-        let Checkpoint {
-            training: begun,
-            progress,
-            ..
-        } = run.checkpoint;
-        progress.filter(|_| begun == *training)
+    /// How far an interrupted training in this folder has come, if it is `training` of rows with this
+    /// `schema` that was interrupted there.
+    pub fn progress(path: &Path, training: &Training, schema: &Schema) -> Option<Progress> {
+        let begun = Self::open(path).ok()?.checkpoint;
+        let same = begun.training == *training && begun.predictor.schema == *schema;
+        begun.progress.filter(|_| same)
     }
 
     /// The rows it was trained on and tested with, or whatever rows another file with the same
@@ -751,27 +761,12 @@ fn contradiction(checkpoint: &Checkpoint) -> Option<&'static str> {
     if let Some(reason) = wrong_shape(network) {
         return Some(reason);
     }
-    let ends = |network: &Network| {
-        let width = network.width();
-        (width.len(), width[0], width[width.len() - 1])
-    };
-    let (_, n_in, n_out) = ends(network);
-    if let Some(Progress {
-        recipe,
-        networks,
-        stages,
-        ..
-    }) = &checkpoint.progress
-    {
-        if let Some(reason) = networks.iter().find_map(wrong_shape) {
+    let (n_in, n_out) = ends(&network.width());
+    if let Some(progress) = &checkpoint.progress {
+        if let Some(reason) = progress.networks.iter().find_map(wrong_shape) {
             return Some(reason);
         }
-        if networks.is_empty()
-            || networks.iter().any(|member| ends(member) != ends(network))
-            || recipe.width.len() != network.width().len()
-            || recipe.grids.len() < stages.len()
-            || recipe.grids.iter().any(|g| !(1..=2000).contains(g))
-        {
+        if !leads_to(progress, network) {
             return Some("an interrupted training of another network");
         }
     }
@@ -796,6 +791,52 @@ fn contradiction(checkpoint: &Checkpoint) -> Option<&'static str> {
             .all(|s| finite([s.offset, s.scale]) && s.scale != 0.0)
         && error.is_finite();
     (!proper).then_some("an input range or an output scale that is none")
+}
+
+fn ends(width: &[usize]) -> (usize, usize) {
+    (width[0], width[width.len() - 1])
+}
+
+/// Whether `network` can be the mean that an interrupted training has come to, and training can go
+/// on from there.
+fn leads_to(progress: &Progress, network: &Network) -> bool {
+    let Progress {
+        recipe,
+        networks,
+        stages,
+        ..
+    } = progress;
+    let Recipe {
+        width,
+        grids,
+        penalty,
+        members,
+    } = recipe;
+    let alike = |member: &Network| {
+        let found = member.width();
+        // Of the members' own nodes some may have been pruned.
+        found.len() == width.len()
+            && ends(&found) == ends(width)
+            && found.iter().zip(width).all(|(found, most)| found <= most)
+            && member.base == network.base
+            && member.degree() == network.degree()
+            && member.layers[0].grids == network.layers[0].grids
+            && member.edges() > 0
+    };
+    let increasing = grids.windows(2).all(|pair| pair[0] < pair[1]);
+    network.width().len() == width.len()
+        && ends(&network.width()) == ends(width)
+        && width.iter().all(|&nodes| nodes <= MOST_NODES)
+        && networks.len() == *members
+        && !networks.is_empty()
+        && networks.iter().all(alike)
+        && stages.len() < grids.len()
+        && stages.iter().zip(grids).all(|(stage, g)| stage.grid == *g)
+        && increasing
+        && grids.iter().all(|g| (1..=FINEST).contains(g))
+        && [penalty.roughness, penalty.slope, penalty.lamb]
+            .iter()
+            .all(|strength| *strength >= 0.0)
 }
 
 /// What is wrong with the layers of a network.

@@ -406,7 +406,8 @@ pub fn run_in(
             progress: progress.cloned(),
         },
     };
-    let progress = out.and_then(|out| Run::progress(out, &training));
+    let schema = split.train.schema();
+    let progress = out.and_then(|out| Run::progress(out, &training, &schema));
     if let Some(Progress { recipe, stages, .. }) = &progress {
         let (done, of) = (stages.len(), recipe.grids.len());
         console.say(format_args!(

@@ -4,6 +4,7 @@
 mod bench;
 mod demo;
 mod model;
+mod resume;
 mod run;
 mod train;
 
