@@ -236,7 +236,7 @@ fn seeds(samples: &Samples, output: &[f64], seeds: &mut [Vec<f64>]) {
 ///
 /// Of each edge only the `k + 1` basis functions that are not zero take part in a row of J:
 /// `rows·outputs·(edges·(k + 2))²/2` multiply-adds, whatever the grid. While the grid is coarse, dense
-/// blocks of J are faster all the same ([`DENSE`]).
+/// blocks of J are faster all the same.
 pub fn expand(
     network: &Network,
     samples: &Samples,
