@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use kan_train_host::adamw;
 use kan_train_host::levenberg::{self, Options};
 use kan_train_host::network::{Base, Network};
 use kan_train_host::objective::{self, Samples, Target};
@@ -87,7 +88,7 @@ impl Point {
 /// What is measured, once.
 type Work = fn(&Network, &Samples);
 
-const WORKS: [(&str, Work); 3] = [
+const WORKS: [(&str, Work); 4] = [
     ("forward", |network, samples| {
         black_box(objective::loss(network, samples));
     }),
@@ -116,6 +117,20 @@ const WORKS: [(&str, Work); 3] = [
             &options,
             &mut |_, _| {},
         ));
+    }),
+    // All rows once, in batches of 64, and packing and unpacking the network.
+    ("AdamW epoch", |network, samples| {
+        let options = adamw::Options::over(1, 0);
+        let mut network = network.clone();
+        let mut state = adamw::State::default();
+        adamw::train(
+            &mut network,
+            samples,
+            &options,
+            &mut state,
+            &mut |_, _, _| {},
+        );
+        black_box(network);
     }),
 ];
 

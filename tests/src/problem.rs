@@ -375,6 +375,37 @@ fn tables_are_found_and_learnt_by_their_first_target() {
     assert_eq!(train.target, Target::Regression { names, y });
 }
 
+#[test]
+fn images_are_found_by_their_usual_names() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mnist = TABLES.iter().find(|table| table.name == "mnist");
+    let mnist = mnist.expect("it is there");
+    let images = folder.path().join("mnist");
+    fs::create_dir(&images).expect("writable");
+    let fault = mnist.read(Some(folder.path()));
+    fault.expect_err("a folder without files");
+    let idx = |kind: u8, sizes: &[u32], values: &[u8]| {
+        let sizes = sizes.iter().flat_map(|size| size.to_be_bytes());
+        let head = [0, 0, 8, kind].into_iter().chain(sizes);
+        head.chain(values.iter().copied()).collect::<Vec<u8>>()
+    };
+    for (part, count) in [("train", 20_u8), ("t10k", 12)] {
+        let pixels: Vec<u8> = (0..4 * count).collect();
+        let labels: Vec<u8> = (0..count).map(|k| k % 10).collect();
+        let rows = u32::from(count);
+        let file = |kind: &str| images.join(format!("{part}-{kind}-ubyte"));
+        fs::write(file("images-idx3"), idx(3, &[rows, 2, 2], &pixels)).expect("writable");
+        fs::write(file("labels-idx1"), idx(1, &[rows], &labels)).expect("writable");
+    }
+    let sets = mnist.read(Some(folder.path())).expect("valid");
+    let (train, test) = sets.expect("there");
+    assert_eq!((train.rows, train.inputs(), train.outputs()), (20, 4, 10));
+    assert_eq!(
+        (test.rows, test.row(1)),
+        (12, [4.0, 5.0, 6.0, 7.0].as_slice())
+    );
+}
+
 /// The excess log-loss of a fitted logistic model with p parameters on N rows is about p/2N; on as
 /// many other rows it scatters around that of the truth by less than √(p/N) times that of one row.
 #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use cpu_time::ProcessTime;
+use indicatif::ProgressBar;
 use kan_train_host::dataset::{Dataset, Task};
 use kan_train_host::predictor::Score;
 use kan_train_host::problem::table::{self, TABLES, Table};
@@ -14,7 +15,7 @@ use kan_train_host::train::{self, Event, Settings, Stage};
 use serde::Serialize;
 
 use super::Failure;
-use super::console::{Console, figures, shape};
+use super::console::{Console, advance, figures, shape};
 
 /// Of the equations of the paper's Feynman table, so many should be learnt as well as there.
 const FEYNMAN_GOAL: usize = 24;
@@ -43,7 +44,8 @@ Example: kan bench paper
 Prints a Markdown table: for each problem the goal, the median and the best over the seeds, and the
 median seconds of a training, with its processor time on all threads. A seed draws the samples, 1000 to train and 1000 to test with where
 nothing else is said, and is the seed of training. DIR has a folder for each data set, in it
-train.csv and test.csv; training gets all rows of train.csv and no options.")]
+train.csv and test.csv; training gets all rows of train.csv and no options. The folder mnist has the
+four IDX files, learnt by a fixed recipe; its seconds are those of an epoch on one thread.")]
 struct Paper {
     /// The folder of the data sets
     #[arg(long, value_name = "DIR")]
@@ -99,12 +101,21 @@ struct Outcome {
     cpu_seconds: f64,
     seconds_met: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<Epoch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pruned: Option<Pruned>,
     #[serde(skip_serializing_if = "Option::is_none")]
     best_rival: Option<Rival>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log_loss: Option<LogLoss>,
     trials: Vec<Trial>,
+}
+
+/// Median seconds of an epoch, where these are the seconds of the row.
+#[derive(Serialize)]
+struct Epoch {
+    one_thread: f64,
+    all_threads: f64,
 }
 
 /// The node counts that pruning should leave, and how many seeds came to them.
@@ -144,6 +155,9 @@ struct Trial {
     failure: Option<String>,
     seconds: f64,
     cpu_seconds: f64,
+    /// Median seconds between the steps, or epochs, of the final training.
+    #[serde(skip)]
+    epoch_seconds: f64,
     /// Node counts at the end.
     width: Vec<usize>,
     grid: usize,
@@ -302,7 +316,7 @@ impl Row {
         Ok(match self {
             Self::Function(problem) => Ok(function(problem, seeds, console)),
             Self::Table(table) => match table.read(data)? {
-                Some((train, test)) => Ok(data_set(table, &train, &test, seeds, console)),
+                Some((train, test)) => Ok(data_set(table, &train, &test, seeds, console)?),
                 None => Err(Missing {
                     name: table.name,
                     reason: match data {
@@ -325,7 +339,7 @@ fn function(problem: &'static Problem, seeds: &[u64], console: &Console) -> Outc
                 &train,
                 &test,
                 &problem.settings(seed),
-                console,
+                console.bar(),
             )
         })
         .collect();
@@ -355,6 +369,7 @@ fn function(problem: &'static Problem, seeds: &[u64], console: &Console) -> Outc
         seconds,
         cpu_seconds,
         seconds_met: problem.seconds.is_none_or(|goal| seconds <= goal),
+        epoch: None,
         pruned,
         best_rival: None,
         log_loss: None,
@@ -368,40 +383,52 @@ fn data_set(
     test: &Dataset,
     seeds: &[u64],
     console: &Console,
-) -> Outcome {
-    let trials: Vec<Trial> = seeds
-        .iter()
-        .map(|&seed| {
-            let settings = Settings {
-                seed,
-                ..Settings::default()
-            };
-            Trial::of(table.name, train, test, &settings, console)
-        })
-        .collect();
-    let log_loss = (table.task == Task::Classification).then(|| {
+) -> Result<Outcome, Failure> {
+    let name = table.name;
+    let bar = console.bar();
+    let trial = |seed: &u64| Trial::of(name, train, test, &table.settings(*seed), bar);
+    let trials: Vec<Trial> = match table.images {
+        None => seeds.iter().map(trial).collect(),
+        Some(_) => {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+            let one_thread = |seed| pool.install(|| trial(seed));
+            seeds.iter().map(one_thread).collect()
+        }
+    };
+    // The network is the same whatever the number of threads: once is enough for the time.
+    let all_threads = table.images.map(|_| trial(&seeds[0]).epoch_seconds);
+    let time = |trial: &Trial| match table.images {
+        None => trial.seconds,
+        Some(_) => trial.epoch_seconds,
+    };
+    let seconds = middle(trials.iter().map(time).collect());
+    let seconds_goal = table.images.map_or(table::SECONDS, |images| images.seconds);
+    let log_loss = (table.task == Task::Classification && table.images.is_none()).then(|| {
         let losses = trials.iter().map(|trial| match trial.score {
             Some(Score::Classification { log_loss, .. }) => log_loss,
             _ => f64::INFINITY,
         });
         let median = middle(losses.collect());
         let linear = table::linear_log_loss(train, test);
+        let met = median < linear;
         LogLoss {
             median,
             linear,
-            met: median < linear,
+            met,
         }
     });
-    let of_rivals = median(&trials, table.best.measure);
+    let best_rival = table.best.map(|goal| {
+        let median = median(&trials, goal.measure);
+        let met = goal.is_met(median);
+        Rival { goal, median, met }
+    });
     let median = median(&trials, table.goal.measure);
-    let seconds = middle(trials.iter().map(|trial| trial.seconds).collect());
-    let cpu_seconds = middle(trials.iter().map(|trial| trial.cpu_seconds).collect());
-    Outcome {
-        name: table.name,
+    Ok(Outcome {
+        name,
         group: Group::Table,
         formula: table.targets[0].to_string(),
         ranges: String::new(),
-        width: None,
+        width: table.images.map(|images| images.width),
         grids: None,
         degree: 3,
         rows: train.rows,
@@ -409,19 +436,19 @@ fn data_set(
         median,
         best: best(&trials, table.goal),
         met: table.goal.is_met(median) && log_loss.as_ref().is_none_or(|loss| loss.met),
-        seconds_goal: Some(table::SECONDS),
+        seconds_goal: Some(seconds_goal),
         seconds,
-        cpu_seconds,
-        seconds_met: seconds <= table::SECONDS,
-        pruned: None,
-        best_rival: Some(Rival {
-            goal: table.best,
-            median: of_rivals,
-            met: table.best.is_met(of_rivals),
+        cpu_seconds: middle(trials.iter().map(|trial| trial.cpu_seconds).collect()),
+        seconds_met: seconds <= seconds_goal,
+        epoch: all_threads.map(|all_threads| Epoch {
+            one_thread: seconds,
+            all_threads,
         }),
+        pruned: None,
+        best_rival,
         log_loss,
         trials,
-    }
+    })
 }
 
 impl Trial {
@@ -430,18 +457,20 @@ impl Trial {
         train: &Dataset,
         test: &Dataset,
         settings: &Settings,
-        console: &Console,
+        bar: &ProgressBar,
     ) -> Self {
         let seed = settings.seed;
         let (clock, cpu_clock) = (Instant::now(), ProcessTime::now());
+        let mut steps: Vec<Instant> = Vec::new();
         let mut show = |event: Event<'_>| {
             let what = format!("{name}, seed {seed}");
             match event {
                 Event::Candidate { done, of } => {
-                    console.progress(&format!("{what}: choosing shape and grid"), done, of);
+                    advance(bar, &format!("{what}: choosing shape and grid"), done, of);
                 }
                 Event::Step { grid, step, of, .. } => {
-                    console.progress(&format!("{what}: grid {grid}"), step, of);
+                    steps.push(Instant::now());
+                    advance(bar, &format!("{what}: grid {grid}"), step, of);
                 }
                 Event::Stage(_) | Event::Checkpoint(..) => {}
             }
@@ -450,6 +479,10 @@ impl Trial {
         let trained = train::train(train, Some(test), settings, None, &mut show);
         let seconds = clock.elapsed().as_secs_f64();
         let cpu_seconds = cpu_clock.elapsed().as_secs_f64();
+        let between = steps
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]).as_secs_f64());
+        let epoch_seconds = middle(between.collect());
         match trained {
             Ok(trained) => {
                 let network = &trained.predictor.network;
@@ -460,6 +493,7 @@ impl Trial {
                     failure: None,
                     seconds,
                     cpu_seconds,
+                    epoch_seconds,
                     width: network.width(),
                     grid: network.intervals(),
                     parameters: network.parameters(),
@@ -472,6 +506,7 @@ impl Trial {
                 failure: Some(failure.to_string()),
                 seconds,
                 cpu_seconds,
+                epoch_seconds,
                 width: Vec::new(),
                 grid: 0,
                 parameters: 0,
@@ -514,8 +549,11 @@ fn median(trials: &[Trial], measure: Measure) -> f64 {
     middle(trials.iter().map(|trial| trial.value(measure)).collect())
 }
 
-/// The median; of an even number the mean of the middle two.
+/// The median; of an even number the mean of the middle two, of none NaN.
 fn middle(mut values: Vec<f64>) -> f64 {
+    if values.is_empty() {
+        return f64::NAN;
+    }
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
     if values.len() % 2 == 1 {
@@ -595,6 +633,14 @@ impl Outcome {
         if let Some(Pruned { width, seeds }) = self.pruned {
             let (width, of) = (shape(width), self.trials.len());
             let _ = write!(notes, "; {seeds} of {of} pruned to {width}");
+        }
+        if let Some(epoch) = &self.epoch {
+            let (one, all) = (duration(epoch.one_thread), duration(epoch.all_threads));
+            let threads = rayon::current_num_threads();
+            let _ = write!(
+                notes,
+                "; an epoch takes {one} s on one thread, {all} s on {threads}"
+            );
         }
         if let Some(rival) = &self.best_rival {
             let (goal, met) = (in_words(rival.goal), sign(rival.met));

@@ -83,11 +83,13 @@ impl Console {
         }
     }
 
-    /// Shows how far something is.
-    pub fn progress(&self, what: &str, at: usize, of: usize) {
-        self.bar.set_length(of as u64);
-        self.bar.set_position(at as u64);
-        self.bar.set_message(what.to_string());
+    fn progress(&self, what: &str, at: usize, of: usize) {
+        advance(&self.bar, what, at, of);
+    }
+
+    /// The progress bar, for [`advance`] on other threads.
+    pub fn bar(&self) -> &ProgressBar {
+        &self.bar
     }
 
     /// A line of the table of stages.
@@ -140,6 +142,13 @@ impl Console {
 /// A line on stderr; if nobody can read it, nobody can be told.
 fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Shows how far something is.
+pub fn advance(bar: &ProgressBar, what: &str, at: usize, of: usize) {
+    bar.set_length(of as u64);
+    bar.set_position(at as u64);
+    bar.set_message(what.to_string());
 }
 
 /// The line that ends a failure.
