@@ -16,7 +16,7 @@
 //!
 //! # Speed
 //!
-//! `cargo test --release -p kan-tests adamw::speed -- --ignored --nocapture` compares an epoch of
+//! `cargo bench -p kan-train-host --bench peak` compares an epoch of
 //! \[784, 64, 10\] with multiply-adds in registers. With AVX-512, on one of two cores that were busy
 //! with other work too: 6 % of the peak where all inputs differ, 2 % where four of five are
 //! background (whose rows cost nothing and are not counted). What keeps it from more are the parts

@@ -1,9 +1,6 @@
 //! AdamW: the `f32` gradient against the `f64` one, the update against one written by hand, and runs
 //! that are the same whether they are interrupted or shared among threads.
 
-use std::hint::black_box;
-use std::time::Instant;
-
 use kan_train_host::adamw::{self, Options, State};
 use kan_train_host::network::{Base, Network};
 use kan_train_host::objective::{self, Samples, Target};
@@ -292,99 +289,4 @@ fn hidden_grids_fit_their_values_and_moving_them_keeps_the_function() {
             assert!((found - expected).abs() < 0.05, "{found} for {expected}");
         }
     }
-}
-
-#[test]
-#[ignore = "a measurement: cargo test --release -p kan-tests adamw::speed -- --ignored --nocapture"]
-fn speed() {
-    let (rows, width) = (30_000, [784, 64, 10]);
-    let mut rng = Pcg64Mcg::seed_from_u64(9);
-    let x: Vec<f64> = (0..rows * width[0])
-        .map(|_| rng.random_range(-1.0..1.0))
-        .collect();
-    let target = Target::Classes((0..rows).map(|n| n % 10).collect());
-    let mut samples = Samples {
-        inputs: 784,
-        outputs: 10,
-        x,
-        target,
-    };
-    let peak = peak();
-    println!(
-        "one core's peak: {:.0} G multiply-adds a second",
-        peak / 1e9
-    );
-    for share in [0.0, 0.8] {
-        for x in &mut samples.x {
-            if rng.random_bool(share) {
-                *x = -1.0;
-            }
-        }
-        // Five multiply-adds an edge forward, five back, and five for hidden sensitivities; the rows
-        // of the background are not counted, because nothing is calculated for them.
-        let dense = 2.0 * (784 * 64) as f64 * (1.0 - share) + 3.0 * 640.0;
-        let work = 5.0 * dense * rows as f64;
-        for threads in [1, 2] {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            let mut network = start(&width, 10);
-            let mut state = State::default();
-            let mut best = f64::INFINITY;
-            pool.install(|| {
-                let mut clock = Instant::now();
-                adamw::train(
-                    &mut network,
-                    &samples,
-                    &Options::over(3, 0),
-                    &mut state,
-                    &mut |_, _, _| {
-                        best = best.min(clock.elapsed().as_secs_f64());
-                        clock = Instant::now();
-                    },
-                );
-            });
-            println!(
-                "{:.0} % background, {threads} threads: {:.3} s for {rows} rows, {:.1} G multiply-adds a \
-                 second, {:.0} % of the peak of as many cores",
-                100.0 * share,
-                best,
-                work / best / 1e9,
-                100.0 * work / best / (peak * threads as f64)
-            );
-        }
-    }
-}
-
-/// Multiply-adds a second of one core in registers.
-fn peak() -> f64 {
-    struct Chains;
-    impl pulp::WithSimd for Chains {
-        type Output = f64;
-
-        #[inline(always)]
-        fn with_simd<S: pulp::Simd>(self, simd: S) -> f64 {
-            const CHAINS: usize = 12;
-            let mut sums = [simd.splat_f32s(black_box(0.5)); CHAINS];
-            let (a, b) = (
-                simd.splat_f32s(black_box(0.999)),
-                simd.splat_f32s(black_box(1e-3)),
-            );
-            let clock = Instant::now();
-            let rounds = 2_000_000;
-            for _ in 0..rounds {
-                for sum in &mut sums {
-                    *sum = simd.mul_add_e_f32s(*sum, a, b);
-                }
-            }
-            for sum in sums {
-                black_box(simd.reduce_sum_f32s(sum));
-            }
-            (rounds * CHAINS * S::F32_LANES) as f64 / clock.elapsed().as_secs_f64()
-        }
-    }
-    (0..10)
-        .map(|_| pulp::Arch::new().dispatch(Chains))
-        .fold(0.0, f64::max)
 }
