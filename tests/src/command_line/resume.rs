@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::{Desk, has_keys, number, numbers, table};
 
 /// A table of y = sin 4|(a, b)| + ab and some noise: more than a few hidden nodes can tell, and so
-/// noisy that the mean of several networks is better than one. Above 1, `crowding` draws a and b to 0.
-fn noisy(rows: usize, crowding: f64) -> String {
+/// noisy that the mean of several networks is better than one. The values of a and b crowd about 0.
+fn noisy(rows: usize) -> String {
     let mut number = numbers();
     let mut text = String::from("a,b,y\n");
     for _ in 0..rows {
         let mut input = || {
             let x = 2.0 * number() - 1.0;
-            x.abs().powf(crowding).copysign(x)
+            x.abs().powf(2.5).copysign(x)
         };
         let (a, b) = (input(), input());
         let y = (4.0 * a.hypot(b)).sin() + a * b + 0.05 * (2.0 * number() - 1.0);
@@ -189,9 +189,11 @@ fn a_killed_training_ends_with_the_very_network_of_one_that_was_not() {
 #[test]
 fn a_training_that_chooses_its_shape_goes_on_with_what_it_chose() {
     let desk = Desk::new();
-    desk.file("noisy.csv", noisy(130, 1.0));
+    desk.file("noisy.csv", noisy(150));
     let command = "train noisy.csv --target y --grid 2,3,4,5,6 --steps 8";
     let training = Training::uninterrupted(&desk, command);
+    // Members that go on from different folds, with other quantiles than all rows have: without
+    // common input grids their mean would be refused.
     assert!(number(&training.metrics["members"]) > 1.0);
     assert!(number(&training.metrics["candidates"]) > 1.0);
     // While it chooses: nothing is kept of that, and nothing of it is in the way.
@@ -199,7 +201,6 @@ fn a_training_that_chooses_its_shape_goes_on_with_what_it_chose() {
     assert!(!training.finish("killed while choosing").contains(GOING_ON));
     // At each of its checkpoints.
     let stages = training.metrics["stages"].as_array().map_or(0, Vec::len);
-    assert!(stages > 1);
     training.begin_anew();
     let mut last = Vec::new();
     for checkpoint in 0..stages {
@@ -222,18 +223,6 @@ fn a_training_that_chooses_its_shape_goes_on_with_what_it_chose() {
 }
 
 #[test]
-fn members_of_a_mean_have_the_same_input_grids_where_values_crowd() {
-    // One of them goes on from a part of the rows, with other quantiles than all of them have.
-    let desk = Desk::new();
-    desk.file("crowded.csv", noisy(150, 2.5));
-    let said = desk.json("train crowded.csv --target y --grid 2,3,4,5,6 --steps 8 --out run");
-    assert!(number(&said["members"]) > 1.0);
-    // The mean is refused where they differ; the network that is left is what its stage says.
-    let stages = said["stages"].as_array().expect("a list");
-    assert_eq!(stages[stages.len() - 1]["train"], said["train"]["rmse"]);
-}
-
-#[test]
 fn every_checkpoint_leads_to_the_same_end() {
     // With quantiles, a sparsity penalty, pruning, a configuration file: what else could get lost.
     let desk = Desk::new();
@@ -243,6 +232,8 @@ fn every_checkpoint_leads_to_the_same_end() {
         "train xy.csv --target y --config fit.toml --width 2,4,1 --grid 3,6,9 --steps 15",
         "train xy.csv --target y --width 2,4,1 --grid 3,6,9 --steps 15 --lamb 1e-3 --seed 7",
         "train xy.csv --target y --width 2,1 --grid 3,6,9 --no-prune --degree 2 --domain=-1:1.5",
+        "train xy.csv --target y --optimizer lbfgs --width 2,4,1 --grid 3,6,9 --steps 40",
+        "train xy.csv --target y --optimizer adamw --width 2,4,1 --grid 3,6,9 --steps 20",
     ] {
         let training = Training::uninterrupted(&desk, command);
         training.begin_anew();
