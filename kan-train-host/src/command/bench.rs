@@ -573,24 +573,24 @@ fn best(trials: &[Trial], goal: Bound) -> f64 {
 
 /// How many rows of the groups are met.
 fn counts(rows: &[Outcome]) -> Vec<Count> {
-    let of = |group: Group, what, goal, is_met: fn(&Outcome) -> bool| {
-        let rows = || rows.iter().filter(move |row| row.group == group);
-        Count {
-            what,
-            met: rows().filter(|row| is_met(row)).count(),
-            of: rows().count(),
-            goal,
-        }
+    let count = |what, goal, are_met: Vec<bool>| Count {
+        what,
+        met: are_met.iter().filter(|met| **met).count(),
+        of: are_met.len(),
+        goal,
     };
-    let is_best = |row: &Outcome| row.best_rival.as_ref().is_some_and(|rival| rival.met);
-    let equations = "equations at most at the RMSE of the paper's best KAN";
+    let equations = rows.iter().filter(|row| row.group == Group::Feynman);
+    let rivals = rows.iter().filter_map(|row| row.best_rival.as_ref());
     let counts = [
-        of(Group::Feynman, equations, FEYNMAN_GOAL, |row| row.met),
-        of(
-            Group::Table,
+        count(
+            "equations at most at the RMSE of the paper's best KAN",
+            FEYNMAN_GOAL,
+            equations.map(|row| row.met).collect(),
+        ),
+        count(
             "data sets at least at the best of all rivals",
             TABLES_GOAL,
-            is_best,
+            rivals.map(|rival| rival.met).collect(),
         ),
     ];
     counts.into_iter().filter(|count| count.of > 0).collect()
