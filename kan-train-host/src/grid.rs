@@ -7,7 +7,7 @@ use crate::spline::{Fit, Grid};
 
 /// The share of a hidden node's range that its grid has to spare at each end: training moves the
 /// values about, and a test row may lie a little further out than any training row.
-pub const HIDDEN_MARGIN: f64 = 0.02;
+pub const HIDDEN_MARGIN: f64 = 0.06;
 /// Values crowd if a tenth part of them lies this part of the range away from where it would lie if
 /// they were spread evenly.
 const CROWDED: f64 = 0.15;
@@ -71,8 +71,8 @@ pub fn blend(column: &[f64]) -> f64 {
     if crowded { QUANTILES } else { 1.0 }
 }
 
-/// Lets the grid of every hidden node that has outgrown its values, or left them, follow their
-/// range, and brings nodes whose range is far from 2 back to it. Input grids stay. Whether anything
+/// Lets the grid of every hidden node that has outgrown its values, or spares less than half its
+/// margin beside them, follow their range, and brings nodes whose range is far from 2 back to it. Input grids stay. Whether anything
 /// changed.
 pub fn follow(network: &mut Network, samples: &Samples) -> bool {
     if network.layers.len() < 2 {
@@ -90,7 +90,8 @@ pub fn follow(network: &mut Network, samples: &Samples) -> bool {
             let grid = &layer.grids[i];
             let margin = HIDDEN_MARGIN * (hi - lo);
             let loose = grid.hi() - grid.lo() > 1.3 * (hi - lo + 2.0 * margin);
-            let outside = lo < grid.lo() || hi > grid.hi();
+            let spare = 0.5 * margin;
+            let outside = lo - spare < grid.lo() || hi + spare > grid.hi();
             if (loose || outside)
                 && layer.is_used(i)
                 && let Ok(grid) = grid.stretched(lo - margin, hi + margin)

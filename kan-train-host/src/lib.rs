@@ -6,6 +6,7 @@ pub mod compile;
 pub mod dataset;
 pub mod device;
 pub mod evaluator;
+pub mod gaps;
 pub mod grid;
 pub mod lbfgs;
 pub mod levenberg;

@@ -69,6 +69,15 @@ impl Samples {
         }
     }
 
+    /// `count` rows, evenly spaced; `None` if there are no more than that.
+    pub fn evenly(&self, count: usize) -> Option<Self> {
+        let rows = self.rows();
+        (rows > count).then(|| {
+            let chosen: Vec<usize> = (0..count).map(|k| k * rows / count).collect();
+            self.subset(&chosen)
+        })
+    }
+
     /// The loss of one row, and its derivative by the outputs in `residual`.
     pub(crate) fn row_loss(&self, n: usize, output: &[f64], residual: &mut [f64]) -> f64 {
         match &self.target {

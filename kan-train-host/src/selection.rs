@@ -22,14 +22,14 @@ use crate::levenberg;
 use crate::network::Network;
 use crate::objective::{self, Samples, Target};
 use crate::penalty::Penalty;
-use crate::train::{Event, Frame, GRIDS, Recipe, Settings};
+use crate::train::{Event, Frame, GRIDS, Recipe, STARTS, Settings};
 
 /// Below so many rows several parts of them are held out in turns: (rows, parts, turns).
 const TURNS: [(usize, usize, usize); 2] = [(800, 5, 5), (1500, 4, 2)];
 /// One row in so many is held out, when there are many.
 const HOLDOUT: usize = 5;
 /// No more rows than this take part in the selection.
-const ENOUGH_ROWS: usize = 2000;
+const ENOUGH_ROWS: usize = 5000;
 /// No more steps than these for a grid.
 const STEPS: usize = 50;
 /// A loss that stands for an error of 1e-5 standard deviations: no sensor is better.
@@ -47,6 +47,14 @@ const MOST_MEMBERS: usize = 4;
 const CHANCE: f64 = 1.3;
 /// A loss below this, an error of a hundredth of the target's deviation, is not noise either.
 const NOISE: f64 = 0.5e-4;
+/// A loss below this, an error of a thousandth of the target's deviation, shows that there is no
+/// noise: then only shape and grid matter.
+const CLEAN: f64 = 0.5e-6;
+/// Roughness penalties that are tried all the same.
+const WEAK: [f64; 2] = [1e-7, 1e-8];
+/// A grid that lowers the loss so much shows that the shape can do more: halving the intervals of a
+/// cubic spline divides the loss of a smooth function by 256.
+const FALLING: f64 = 0.1;
 
 /// A candidate and how it did on the held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,7 +93,7 @@ impl Tried {
     /// What candidates are compared by: twice the parameters must pay by 3.5 % less loss, and an
     /// error below [`NEGLIGIBLE`] is as good as none.
     fn price(&self) -> f64 {
-        (self.loss + NEGLIGIBLE) * (self.parameters as f64).powf(0.05)
+        self.loss.max(NEGLIGIBLE) * (self.parameters as f64).powf(0.05)
     }
 }
 
@@ -142,6 +150,7 @@ pub fn choose(
     let folds = folds(samples, settings.seed);
     let frame = &Frame {
         steps: frame.steps.min(STEPS),
+        starts: STARTS,
         ..frame.clone()
     };
     let most = if settings.width.is_some() {
@@ -185,6 +194,23 @@ pub fn choose(
         };
     let mut candidates = trial.evaluate(&first, 0, of, watch);
     sort(&mut candidates);
+    if !classes && few < grids.len() && candidates[0].tried.loss < NOISE {
+        let clean = Trial {
+            folds: &folds[..1],
+            most: 1,
+            ..trial
+        };
+        let raced = clean.race(&candidates, &grids, settings, &mut |done| {
+            watch(Event::Candidate {
+                done: first.len() + done,
+                of,
+            });
+        });
+        if raced[0].tried.loss < CLEAN {
+            let penalty = raced[0].tried.penalty();
+            return decide(raced, penalty, &folds, samples, supported);
+        }
+    }
     if few < grids.len() {
         // The better half on a finer grid.
         candidates.truncate(halves);
@@ -231,12 +257,23 @@ pub fn choose(
         prefer_simple(&mut candidates);
     }
 
-    let winner = &candidates[0].tried;
     let penalty = if classes {
         plateau(&candidates)
     } else {
-        winner.penalty()
+        candidates[0].tried.penalty()
     };
+    decide(candidates, penalty, &folds, samples, supported)
+}
+
+/// The final training that the first of the candidates asks for.
+fn decide(
+    mut candidates: Vec<Candidate>,
+    penalty: Penalty,
+    folds: &[(Samples, Samples)],
+    samples: &Samples,
+    supported: impl Fn(&[usize], &[usize]) -> Vec<usize>,
+) -> Choice {
+    let winner = &candidates[0].tried;
     // A mean loss over more rows bears less penalty: as much for each row as in the folds.
     let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
     let recipe = Recipe {
@@ -349,6 +386,7 @@ fn shapes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
         for hidden in [2, 4, 6] {
             shapes.push(vec![n_in, hidden, 2.max(n_out), n_out]);
         }
+        shapes.push(vec![n_in, 4, 4.max(n_out), n_out]);
     }
     // Eight parameters an edge and at least two samples a parameter, and steps that are quick;
     // the additive shape always.
@@ -520,6 +558,96 @@ impl Trial<'_> {
             .chain(several)
             .min_by(|a, b| a.price().total_cmp(&b.price()))
             .unwrap_or(single)
+    }
+
+    /// Shapes that were trained on the first grid go on to finer ones, one network each and without a
+    /// penalty, while the loss falls and they are among the better half, or while it falls as that of
+    /// a smooth function does. Then the best of them with weak penalties. Best first.
+    fn race(
+        &self,
+        candidates: &[Candidate],
+        grids: &[usize],
+        settings: &Settings,
+        watch: &mut dyn FnMut(usize),
+    ) -> Vec<Candidate> {
+        let quick = &candidates[0].tried.penalty();
+        let penalty = Penalty {
+            roughness: settings.roughness.unwrap_or(0.0),
+            ..*quick
+        };
+        let (train, _) = &self.folds[0];
+        let mut runners: Vec<(Candidate, Vec<Network>, bool)> = candidates
+            .iter()
+            .map(|candidate| {
+                let pair = if candidate.tried.width.len() == 2 { 1 } else { PAIR };
+                let rivals = candidate.starts[..pair].iter();
+                let better = rivals.min_by(|a, b| {
+                    objective::loss(a, train).total_cmp(&objective::loss(b, train))
+                });
+                let networks: Vec<Network> = better.into_iter().cloned().collect();
+                let begun = Candidate {
+                    tried: candidate.tried.clone(),
+                    starts: networks.clone(),
+                    grids: candidate.grids.clone(),
+                };
+                (begun, networks, true)
+            })
+            .collect();
+        for (level, &intervals) in grids.iter().enumerate().skip(1) {
+            let falling: Vec<bool> = runners
+                .par_iter_mut()
+                .map(|(candidate, networks, running)| {
+                    *running &= candidate.tried.loss > NEGLIGIBLE
+                        && step_cost(&networks[0], train, intervals) <= AFFORDABLE;
+                    if !*running {
+                        return false;
+                    }
+                    let finer = self.measure(networks, intervals, &penalty);
+                    let fall = finer.loss / candidate.tried.loss;
+                    *running = fall <= 1.0 - WORTHWHILE;
+                    if *running {
+                        candidate.tried = finer;
+                        candidate.grids = grids[..=level].to_vec();
+                    }
+                    fall <= FALLING
+                })
+                .collect();
+            let mut prices: Vec<f64> = runners
+                .iter()
+                .filter(|(.., running)| *running)
+                .map(|(candidate, ..)| candidate.tried.price())
+                .collect();
+            if prices.is_empty() {
+                break;
+            }
+            prices.sort_by(f64::total_cmp);
+            let limit = prices[(prices.len() - 1) / 2];
+            for ((candidate, _, running), falling) in runners.iter_mut().zip(falling) {
+                *running &= falling || candidate.tried.price() <= limit;
+            }
+            watch(level);
+        }
+        let mut raced: Vec<Candidate> = runners.into_iter().map(|(c, ..)| c).collect();
+        sort(&mut raced);
+        if settings.roughness.is_none() && raced[0].tried.loss > NEGLIGIBLE {
+            let best = &raced[0];
+            let tasks: Vec<Task> = WEAK
+                .iter()
+                .map(|&roughness| Task {
+                    width: best.tried.width.clone(),
+                    starts: best.starts.clone(),
+                    grids: grids.to_vec(),
+                    penalties: vec![Penalty { roughness, ..penalty }],
+                })
+                .collect();
+            let penalised: Vec<Candidate> = tasks
+                .par_iter()
+                .map(|task| self.along_grids(task, &task.penalties[0]))
+                .collect();
+            raced.extend(penalised);
+            sort(&mut raced);
+        }
+        raced
     }
 
     /// Refines the grid while the held-out loss falls.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adamw;
 use crate::dataset::{Dataset, Target};
+use crate::gaps;
 use crate::grid;
 use crate::lbfgs;
 use crate::levenberg::{self, Options};
@@ -28,7 +29,11 @@ use crate::spline::{Grid, MAX_DEGREE};
 use crate::statistics;
 
 /// Random starts whose first steps decide which go on.
-const STARTS: u64 = 5;
+pub(crate) const STARTS: usize = 5;
+/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten.
+const MANY_STARTS: usize = 32;
+/// Rows for each parameter that these first steps see at most.
+const START_ROWS: usize = 8;
 /// Those first steps; after them the better half goes on, and so forth.
 const START_STEPS: usize = 5;
 /// The most nodes of a layer.
@@ -266,6 +271,8 @@ pub struct Frame {
     pub method: Method,
     /// Most steps for each grid.
     pub steps: usize,
+    /// Random starts of each network.
+    pub starts: usize,
     /// The seed.
     pub seed: u64,
 }
@@ -315,25 +322,28 @@ impl Frame {
     /// The best of several random starts after their first steps on the first grid; `member` tells
     /// the starts of one network from those of another.
     pub fn start(&self, samples: &Samples, recipe: &Recipe, member: usize) -> Network {
-        let starts = if recipe.width.len() > 2 { STARTS } else { 1 };
+        let starts = if recipe.width.len() > 2 { self.starts } else { 1 };
         let first = recipe.grids[0];
         let mut rivals: Vec<(f64, Network)> = (0..starts)
             .map(|start| {
-                let start = start + STARTS * member as u64;
+                let start = (start + self.starts * member) as u64;
                 let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
                 (0.0, self.random(samples, &recipe.width, first, seed))
             })
             .collect();
+        let enough = START_ROWS * rivals[0].1.parameters();
+        let some = (starts > 1).then(|| samples.evenly(enough)).flatten();
+        let samples = some.as_ref().unwrap_or(samples);
         let options = Options {
             steps: START_STEPS,
             damping: 0.1,
             tolerance: 1e-3,
         };
         loop {
-            for (loss, network) in &mut rivals {
+            rivals.par_iter_mut().for_each(|(loss, network)| {
                 let penalty = &recipe.penalty;
                 *loss = levenberg::train(network, samples, penalty, &options, &mut |_, _| {}).loss;
-            }
+            });
             rivals.sort_by(|a, b| a.0.total_cmp(&b.0));
             if rivals.len() == 1 {
                 return rivals.swap_remove(0).1;
@@ -351,7 +361,7 @@ impl Frame {
             ..recipe.penalty
         };
         let first = recipe.grids[0];
-        let candidates: Vec<(f64, Network)> = (0..2 * STARTS)
+        let candidates: Vec<(f64, Network)> = (0..2 * STARTS as u64)
             .into_par_iter()
             .map(|start| {
                 let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
@@ -465,7 +475,9 @@ impl Frame {
                     damping: 1e-4,
                     tolerance: 1e-3,
                 };
-                levenberg::train(network, samples, penalty, &options, watch).loss
+                levenberg::train(network, samples, penalty, &options, watch);
+                gaps::bridge(network, samples);
+                objective::loss(network, samples)
             }
             Method::Lbfgs => lbfgs::train(network, samples, penalty, self.steps, 1e-3, watch).loss,
             Method::AdamW => {
@@ -512,6 +524,7 @@ pub fn train(
         grid_eps: settings.grid_eps,
         method,
         steps: settings.steps.unwrap_or(method.steps()),
+        starts: MANY_STARTS,
         seed: settings.seed,
     };
     let mut clock = Instant::now();
@@ -684,14 +697,10 @@ pub fn simplify(
     Removed::default()
 }
 
-/// Evenly spaced rows, where all would take minutes: statistics visit every edge in every row.
+/// Some of the rows, where all would take minutes: statistics visit every edge in every row.
 fn statistics_rows(network: &Network, samples: &Samples, method: Method) -> Option<Samples> {
-    let rows = samples.rows();
     let enough = (MOST_STATISTICS / network.edges().max(1)).max(1);
-    (method == Method::AdamW && rows > enough).then(|| {
-        let rows: Vec<usize> = (0..enough).map(|k| k * rows / enough).collect();
-        samples.subset(&rows)
-    })
+    samples.evenly(enough).filter(|_| method == Method::AdamW)
 }
 
 /// See [`Predictor::error`].

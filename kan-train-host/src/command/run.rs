@@ -365,6 +365,7 @@ impl Run {
             grid_eps: training.settings.grid_eps,
             method,
             steps: training.settings.steps.unwrap_or(method.steps()),
+            starts: 0,
             seed: training.settings.seed,
         };
         let penalty = Penalty {
