@@ -4,25 +4,29 @@
 //! There the loss says nothing, and what training leaves is a matter of its path. A test row in such
 //! a gap can then cost more than all others together. The smoothest continuation is better.
 
+use crate::grid;
 use crate::network::{Base, Network};
-use crate::objective::{self, Samples};
+use crate::objective::{self, Samples, Target};
 use crate::spline::{Grid, MAX_ORDER};
 
 /// What the edges may change by where samples are, as a part of the network's own error.
-const TOLERANCE: f64 = 0.01;
-/// A course that moves a coefficient by more than this part of their range is not taken: an edge that
-/// follows noise has no smooth course.
+pub const TOLERANCE: f64 = 0.2;
+/// A course that moves a coefficient by more than this part of their range is not taken.
 const LARGEST_CHANGE: f64 = 0.3;
 /// Over a gap narrower than this part of the grid an edge goes on as the polynomial it is, over a
 /// wider one rather as a straight line.
-const NARROW: f64 = 0.05;
+const NARROW: f64 = 0.3;
 
 /// Gives every edge the smoothest course that keeps its values at the samples of its node: of all
 /// splines c′ that minimises E(φ′ − φ)² + ε·(range^(2k+1)·Σ(jump of φ⁽ᵏ⁾)²/w + range³·∫(φ″)²/`NARROW`^(2k−2)),
 /// ε so small that E(φ′ − φ)² stays below `TOLERANCE`² of the loss. The network stays as it was if its
-/// loss would grow by more.
+/// loss would grow by more, and where its error is noise.
 pub fn bridge(network: &mut Network, samples: &Samples) {
     let loss = objective::loss(network, samples);
+    let noisy = loss > grid::NOISE || matches!(samples.target, Target::Classes(_));
+    if noisy {
+        return;
+    }
     let before = network.clone();
     let values = node_values(network, samples);
     let allowed = TOLERANCE * TOLERANCE * loss;
@@ -89,7 +93,9 @@ impl Course {
         }
         let range = grid.hi() - grid.lo();
         let sharp = range.powi(2 * k as i32 + 1).sqrt();
-        let jumps = grid.jumps().map(|(first, jumps)| (first, jumps.map(|j| sharp * j), 0.0));
+        let jumps = grid
+            .jumps()
+            .map(|(first, jumps)| (first, jumps.map(|j| sharp * j), 0.0));
         let wide = (range.powi(3) / NARROW.powi(2 * k as i32 - 2)).sqrt();
         let bends = grid.bends(|x| base.curvature_at(grid, x));
         let bends = bends.map(|(first, bends, extra)| {
@@ -125,7 +131,9 @@ impl Course {
         let change = triangle.solve()?;
         let extremes = |values: &[f64]| {
             let wider = |(lo, hi): (f64, f64), &v: &f64| (lo.min(v), hi.max(v));
-            values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), wider)
+            values
+                .iter()
+                .fold((f64::INFINITY, f64::NEG_INFINITY), wider)
         };
         let ((lo, hi), (least, most)) = (extremes(coef), extremes(&change));
         let small = most.max(-least) <= LARGEST_CHANGE * (hi - lo);

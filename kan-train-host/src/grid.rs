@@ -7,7 +7,12 @@ use crate::spline::{Fit, Grid};
 
 /// The share of a hidden node's range that its grid has to spare at each end: training moves the
 /// values about, and a test row may lie a little further out than any training row.
-pub const HIDDEN_MARGIN: f64 = 0.06;
+pub const HIDDEN_MARGIN: f64 = 0.02;
+/// The same where there is no noise: beyond its grid an edge is a line, which costs nothing where the
+/// error is larger, and most of the error where it is smaller.
+pub const SMOOTH_MARGIN: f64 = 0.06;
+/// Above this loss, an error of 0.3 % of the target's deviation, edges follow noise.
+pub const NOISE: f64 = 0.5e-5;
 /// Values crowd if a tenth part of them lies this part of the range away from where it would lie if
 /// they were spread evenly.
 const CROWDED: f64 = 0.15;
@@ -72,12 +77,17 @@ pub fn blend(column: &[f64]) -> f64 {
 }
 
 /// Lets the grid of every hidden node that has outgrown its values, or spares less than half its
-/// margin beside them, follow their range, and brings nodes whose range is far from 2 back to it. Input grids stay. Whether anything
+/// margin beside them (which depends on the loss), follow their range, and brings nodes whose range is far from 2 back to it. Input grids stay. Whether anything
 /// changed.
-pub fn follow(network: &mut Network, samples: &Samples) -> bool {
+pub fn follow(network: &mut Network, samples: &Samples, loss: f64) -> bool {
     if network.layers.len() < 2 {
         return false;
     }
+    let share = if loss > NOISE {
+        HIDDEN_MARGIN
+    } else {
+        SMOOTH_MARGIN
+    };
     let mut changed = false;
     let base = network.base;
     let ranges = hidden_ranges(network, samples);
@@ -88,7 +98,7 @@ pub fn follow(network: &mut Network, samples: &Samples) -> bool {
             }
             let layer = &mut network.layers[l + 1];
             let grid = &layer.grids[i];
-            let margin = HIDDEN_MARGIN * (hi - lo);
+            let margin = share * (hi - lo);
             let loose = grid.hi() - grid.lo() > 1.3 * (hi - lo + 2.0 * margin);
             let spare = 0.5 * margin;
             let outside = lo - spare < grid.lo() || hi + spare > grid.hi();

@@ -38,7 +38,7 @@ pub fn train(
     let mut done = 0;
     let mut best: Option<(f64, Network, Outcome)> = None;
     loop {
-        grid::follow(network, samples);
+        grid::follow(network, samples, objective::loss(network, samples));
         let loss = objective::loss(network, samples);
         let start = network.to_vector();
         let mut form = PenaltyForm::at(network, samples, penalty);

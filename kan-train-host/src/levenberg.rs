@@ -54,8 +54,10 @@ pub fn train(
     watch: &mut dyn FnMut(usize, f64),
 ) -> Outcome {
     let mut damping = options.damping;
-    grid::follow(network, samples);
     let mut loss = objective::loss(network, samples);
+    if grid::follow(network, samples, loss) {
+        loss = objective::loss(network, samples);
+    }
     let mut best: Option<(f64, Network, Outcome)> = None;
     let mut done = 0;
     let mut flat = 0;
@@ -85,7 +87,7 @@ pub fn train(
         let after = lower + form.value(&network.to_vector());
         done += 1;
         damping = (damping * (1.0 - (2.0 * ratio - 1.0).powi(3)).max(0.1)).max(LEAST_DAMPING);
-        loss = if grid::follow(network, samples) {
+        loss = if grid::follow(network, samples, lower) {
             objective::loss(network, samples)
         } else {
             lower

@@ -120,17 +120,7 @@ impl PenaltyForm {
                 // Without the row and column of the base function where there is none.
                 let places = (0..size * size).map(|at| at / size * (m + 1) + at % size);
                 let tilt = places.clone().map(|at| tilting * tilt[at]).collect();
-                let mut bend: Vec<f64> = places.map(|at| bending * bend[at]).collect();
-                if grid.degree() == 1 {
-                    // A polygon bends at its breaks only.
-                    for (first, jumps) in grid.jumps() {
-                        for (i, a) in jumps[..3].iter().enumerate() {
-                            for (j, b) in jumps[..3].iter().enumerate() {
-                                bend[(first + i) * size + first + j] += bending * a * b;
-                            }
-                        }
-                    }
-                }
+                let bend = places.map(|at| bending * bend[at]).collect();
                 let moments = moments
                     .as_mut()
                     .map_or_else(Vec::new, |m| mem::take(&mut m[l][i]));

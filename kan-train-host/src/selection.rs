@@ -90,10 +90,10 @@ impl Tried {
         }
     }
 
-    /// What candidates are compared by: twice the parameters must pay by 3.5 % less loss, and an
+    /// What candidates are compared by: twice the parameters must pay by 2 % less loss, and an
     /// error below [`NEGLIGIBLE`] is as good as none.
     fn price(&self) -> f64 {
-        self.loss.max(NEGLIGIBLE) * (self.parameters as f64).powf(0.05)
+        self.loss.max(NEGLIGIBLE) * (self.parameters as f64).powf(0.03)
     }
 }
 
@@ -374,10 +374,9 @@ fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
     vec![roughness.into_iter().map(|r| penalty(r, 0.0)).collect()]
 }
 
-/// Shapes from additive to two hidden layers, as large as the rows can carry.
+/// Shapes from additive to two hidden layers, as large as the rows can carry; the additive one always.
 fn shapes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
     let (n_in, n_out) = (samples.inputs, samples.outputs);
-    let used = frame.constant.iter().filter(|constant| !**constant).count();
     let mut shapes = vec![vec![n_in, n_out]];
     for hidden in [1, 2, 3, 5, 8] {
         shapes.push(vec![n_in, hidden, n_out]);
@@ -388,17 +387,19 @@ fn shapes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
         }
         shapes.push(vec![n_in, 4, 4.max(n_out), n_out]);
     }
-    // Eight parameters an edge and at least two samples a parameter, and steps that are quick;
-    // the additive shape always.
-    let rows = (samples.rows().min(ENOUGH_ROWS) * n_out) as f64;
-    shapes.retain(|width| {
-        let edges = used * width[1] + width[1..].windows(2).map(|w| w[0] * w[1]).sum::<usize>();
-        let (parameters, active) = (8.0 * edges as f64, 5.0 * edges as f64);
-        let cost = 0.5 * rows * active * active;
-        let small = parameters <= rows / 2.0 || width[1] == 1;
-        width.len() == 2 || (small && cost <= AFFORDABLE)
-    });
+    shapes.retain(|width| width.len() == 2 || is_affordable(width, frame, samples));
     shapes
+}
+
+/// Eight parameters an edge and at least two samples a parameter, and steps that are quick.
+fn is_affordable(width: &[usize], frame: &Frame, samples: &Samples) -> bool {
+    let used = frame.constant.iter().filter(|constant| !**constant).count();
+    let rows = (samples.rows().min(ENOUGH_ROWS) * samples.outputs) as f64;
+    let edges = used * width[1] + width[1..].windows(2).map(|w| w[0] * w[1]).sum::<usize>();
+    let (parameters, active) = (8.0 * edges as f64, 5.0 * edges as f64);
+    let cost = 0.5 * rows * active * active;
+    let small = parameters <= rows / 2.0 || width[1] == 1;
+    small && cost <= AFFORDABLE
 }
 
 /// Pairs of training rows and held-out rows.
@@ -579,11 +580,14 @@ impl Trial<'_> {
         let mut runners: Vec<(Candidate, Vec<Network>, bool)> = candidates
             .iter()
             .map(|candidate| {
-                let pair = if candidate.tried.width.len() == 2 { 1 } else { PAIR };
+                let pair = if candidate.tried.width.len() == 2 {
+                    1
+                } else {
+                    PAIR
+                };
                 let rivals = candidate.starts[..pair].iter();
-                let better = rivals.min_by(|a, b| {
-                    objective::loss(a, train).total_cmp(&objective::loss(b, train))
-                });
+                let better = rivals
+                    .min_by(|a, b| objective::loss(a, train).total_cmp(&objective::loss(b, train)));
                 let networks: Vec<Network> = better.into_iter().cloned().collect();
                 let begun = Candidate {
                     tried: candidate.tried.clone(),
@@ -637,7 +641,10 @@ impl Trial<'_> {
                     width: best.tried.width.clone(),
                     starts: best.starts.clone(),
                     grids: grids.to_vec(),
-                    penalties: vec![Penalty { roughness, ..penalty }],
+                    penalties: vec![Penalty {
+                        roughness,
+                        ..penalty
+                    }],
                 })
                 .collect();
             let penalised: Vec<Candidate> = tasks

@@ -422,7 +422,8 @@ impl Grid {
 
     /// Gram matrix ∫ f_i⁽ᵒ⁾ f_j⁽ᵒ⁾ dx over the grid of the derivatives of order `order` (1 or 2) of
     /// the basis functions and, last, of one more function given by that derivative. Row-major,
-    /// `(G + k + 1)²`; exact for the splines.
+    /// `(G + k + 1)²`; exact for the splines. The second derivative of a polygon (degree 1) is taken as
+    /// the jump of its slope at each break, spread over the interval around it.
     pub fn gram(&self, order: usize, extra: impl Fn(f64) -> f64) -> Vec<f64> {
         let n = self.functions() + 1;
         let mut gram = vec![0.0; n * n];
@@ -447,6 +448,15 @@ impl Grid {
                 }
             }
         }
+        if order == 2 && self.degree == 1 {
+            for (first, jumps) in self.jumps() {
+                for (i, a) in jumps[..3].iter().enumerate() {
+                    for (j, b) in jumps[..3].iter().enumerate() {
+                        gram[(first + i) * n + first + j] += a * b;
+                    }
+                }
+            }
+        }
         gram
     }
 
@@ -455,16 +465,16 @@ impl Grid {
     /// for it what ∫ (f⁽ᵏ⁺¹⁾)² is for a smooth function.
     pub fn jumps(&self) -> impl Iterator<Item = (usize, [f64; MAX_ORDER + 1])> {
         let k = self.degree;
-        let factorial: f64 = (1..=k).map(|f| f as f64).product();
+        // Each B-spline is a divided difference of (t − x)₊ᵏ over its own knots.
+        let factorial = (1..=k).fold(-1.0, |product, f| -product * f as f64);
         (k + 1..self.knots.len() - k - 1).map(move |at| {
             let first = at - k - 1;
             let width = 0.5 * (self.knots[at + 1] - self.knots[at - 1]);
             let mut jumps = [0.0; MAX_ORDER + 1];
-            // Each B-spline is a divided difference of (t − x)₊ᵏ over its own knots.
             for (jump, i) in jumps.iter_mut().zip(first..=at) {
                 let own = &self.knots[i..=i + k + 1];
-                let others = own.iter().filter(|&&t| t != self.knots[at]);
-                let product: f64 = others.map(|t| self.knots[at] - t).product();
+                let others = (i..=i + k + 1).filter(|&other| other != at);
+                let product: f64 = others.map(|t| self.knots[at] - self.knots[t]).product();
                 *jump = factorial * (own[k + 1] - own[0]) / (product * width.sqrt());
             }
             (first, jumps)
@@ -478,7 +488,10 @@ impl Grid {
         &self,
         extra: impl Fn(f64) -> f64,
     ) -> impl Iterator<Item = (usize, [f64; MAX_ORDER], f64)> {
-        let points = self.breaks().windows(2).flat_map(|pair| gauss(pair[0], pair[1]));
+        let points = self
+            .breaks()
+            .windows(2)
+            .flat_map(|pair| gauss(pair[0], pair[1]));
         points.map(move |(place, weight)| {
             let (first, curvature) = self.curvature(place);
             let root = weight.sqrt();

@@ -189,7 +189,7 @@ fn hidden_grids_follow_their_values_and_the_function_stays() {
             let x: Vec<f64> = (-500..=500).map(|k| f64::from(k) / 500.0).collect();
             let seen = samples(&before, x.clone());
             let mut after = before.clone();
-            grid::follow(&mut after, &seen);
+            grid::follow(&mut after, &seen, f64::INFINITY);
             assert_eq!(after != before, moves, "{factor} {offset}");
             // Values in their grid, which is not much wider, and of ordinary size.
             let (lo, hi) = statistics(&after, &seen).range[1][0];
@@ -241,13 +241,13 @@ fn a_fine_change_of_hidden_grids_keeps_the_function_and_settles() {
             let x = random_points(&mut rng, 300, width[0]);
             let seen = samples(&network, x.clone());
             let mut followed = network.clone();
-            grid::follow(&mut followed, &seen);
+            grid::follow(&mut followed, &seen, f64::INFINITY);
             let (change, largest) = difference(&network, &followed, &x);
             // Kinks of the third derivative where old knots are no longer: h³ of 60 intervals
             // against the second derivatives of splines on 1 to 8 of them.
             assert!(change <= 1e-2 * (1.0 + largest), "{width:?}: {change}");
             let mut again = followed.clone();
-            grid::follow(&mut again, &seen);
+            grid::follow(&mut again, &seen, f64::INFINITY);
             // Followed grids fit; only values that moved with the change may ask for another.
             let (change, _) = difference(&followed, &again, &x);
             assert!(change <= 1e-2 * (1.0 + largest), "{width:?}: {change}");
@@ -280,7 +280,7 @@ fn a_hidden_nodes_unit_does_not_matter() {
         );
         for network in [&one, &other] {
             let mut followed = network.clone();
-            grid::follow(&mut followed, &samples(network, x.clone()));
+            grid::follow(&mut followed, &samples(network, x.clone()), f64::INFINITY);
             let range = statistics(&followed, &samples(network, x.clone())).range[1][0];
             assert!(
                 (0.5..=8.0).contains(&(range.1 - range.0)),
@@ -347,7 +347,7 @@ fn no_values_spoil_a_grid() {
         for step in 0..3 {
             match step {
                 0 => {
-                    grid::follow(&mut network, &seen);
+                    grid::follow(&mut network, &seen, f64::INFINITY);
                 }
                 1 => grid::update(&mut network, &seen, 0.02),
                 _ => grid::extend(&mut network, 15, &[4, 7]),
@@ -381,7 +381,11 @@ fn values_that_are_no_numbers_leave_grids_as_they_are() {
     let mut rng = Pcg64Mcg::seed_from_u64(34);
     let network = random_network(&mut rng, &[2, 3, 1], 3, Base::Silu, 1.0);
     let mut after = network.clone();
-    grid::follow(&mut after, &samples(&network, vec![f64::NAN; 8]));
+    grid::follow(
+        &mut after,
+        &samples(&network, vec![f64::NAN; 8]),
+        f64::INFINITY,
+    );
     assert_eq!(after, network);
     grid::update(&mut after, &samples(&network, vec![f64::NAN; 8]), 0.02);
     assert!(after.to_vector().iter().all(|c| c.is_finite()));

@@ -9,6 +9,7 @@ mod dataset;
 mod device;
 mod evaluator;
 mod firmware;
+mod gaps;
 mod grid;
 mod hostile;
 mod idx;

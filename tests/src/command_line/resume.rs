@@ -24,7 +24,7 @@ fn noisy(rows: usize) -> String {
             x.abs().powf(2.5).copysign(x)
         };
         let (a, b) = (input(), input());
-        let y = (4.0 * a.hypot(b)).sin() + a * b + 0.05 * (2.0 * number() - 1.0);
+        let y = (4.0 * a.hypot(b)).sin() + a * b + 0.3 * (2.0 * number() - 1.0);
         writeln!(text, "{a:.6},{b:.6},{y:.6}").expect("strings can be written to");
     }
     text
