@@ -9,6 +9,8 @@ compile_error!(
 
 mod base;
 pub mod blob;
+mod integer;
+pub mod kinds;
 mod layer;
 mod model;
 

@@ -12,6 +12,7 @@ mod firmware;
 mod grid;
 mod hostile;
 mod idx;
+mod integer;
 mod lbfgs;
 mod network;
 mod problem;

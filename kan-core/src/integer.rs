@@ -1,0 +1,433 @@
+//! Layers of integer tables: their checks, and their evaluation without a float.
+
+use crate::blob::{ALL_NODES, IntegerNode, LoadError};
+use crate::kinds;
+
+/// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
+const CUBIC_WEIGHTS: u32 = 32_770;
+
+/// The weight of a coefficient of degree 0, and of both of degree 1 together: 1 in Q14.
+const LINEAR_WEIGHTS: u32 = 16_384;
+
+/// The largest sum of coefficients' magnitudes in a layer of degree 1 or 0: kernels add several
+/// such sums in one register, 16 bits each.
+const LARGEST_PACKED: u32 = 32_767;
+
+/// The largest of a layer of degree 3: 16 bits are enough for it.
+const LARGEST_SUM: u32 = 65_527;
+
+/// Places of a group's members that are gathered at a time.
+const GATHERED: usize = 8;
+
+/// A coefficient.
+pub(crate) trait Entry: Copy + Into<i32> {
+    /// So many fill four bytes.
+    const PER_WORD: usize = 4 / size_of::<Self>();
+    /// The kinds of these coefficients.
+    const STEP: u16;
+    const LINEAR: u16;
+    const CUBIC: u16;
+}
+
+impl Entry for i16 {
+    const STEP: u16 = kinds::STEP_I16;
+    const LINEAR: u16 = kinds::LINEAR_I16;
+    const CUBIC: u16 = kinds::CUBIC_I16;
+}
+
+impl Entry for i8 {
+    const STEP: u16 = kinds::STEP_I8;
+    const LINEAR: u16 = kinds::LINEAR_I8;
+    const CUBIC: u16 = kinds::CUBIC_I8;
+}
+
+/// The tables of one layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Tables<'m, T> {
+    /// 3, 1 or 0.
+    pub degree: usize,
+    pub nodes: &'m [[u32; 4]],
+    pub bias: &'m [i32],
+    /// Groups one after the other: [outputs, members], [rows, rows / 65536], then for each member
+    /// [node, rows skipped].
+    pub groups: &'m [[u16; 2]],
+    pub coefficients: &'m [T],
+    /// How far differences from a grid's left end are shifted to the left.
+    pub shift: u32,
+}
+
+/// Outputs that are fed by the same nodes.
+struct Group<'m> {
+    outputs: usize,
+    /// Rows of coefficients of all members together.
+    rows: usize,
+    /// [node, rows of nodes before it that are no members]; `None` for all nodes.
+    members: Option<&'m [[u16; 2]]>,
+}
+
+/// Takes the first group.
+fn next_group<'m>(groups: &mut &'m [[u16; 2]]) -> Option<Group<'m>> {
+    let ([[outputs, members], [low, high]], rest) = groups.split_first_chunk()?;
+    *groups = rest;
+    Some(Group {
+        outputs: usize::from(*outputs),
+        rows: usize::from(*low) | usize::from(*high) << 16,
+        members: match *members {
+            ALL_NODES => None,
+            count => Some(groups.split_off(..usize::from(count))?),
+        },
+    })
+}
+
+/// Outputs that a kernel computes together where `left` are left.
+pub(crate) fn block(left: usize) -> usize {
+    match left {
+        4.. => 4,
+        2.. => 2,
+        _ => left,
+    }
+}
+
+impl IntegerNode {
+    /// Checks the grid and returns its number of intervals: those that its inputs can reach.
+    fn check(&self, shift: u32) -> Result<u32, LoadError> {
+        let width = i32::try_from(self.width).map_err(|_| LoadError::Overflow)?;
+        if width > i32::MAX >> shift {
+            return Err(LoadError::Overflow);
+        }
+        // Both ends can be told from saturated inputs.
+        match self.hi.checked_sub(width) {
+            Some(lo) if lo > i32::MIN && self.hi < i32::MAX => {}
+            _ => return Err(LoadError::Overflow),
+        }
+        Ok((position(self.width << shift, self.scale) >> 15) + 1)
+    }
+}
+
+impl<'m, T: Entry> Tables<'m, T> {
+    /// Checks the tables, so that evaluation is total and no sum can overflow.
+    pub fn check(&self) -> Result<(), LoadError> {
+        let malformed = LoadError::Malformed;
+        let mut first: u32 = 0;
+        for &words in self.nodes {
+            let node = IntegerNode::unpack(words);
+            if node.first != first {
+                return Err(malformed);
+            }
+            let rows = node.check(self.shift)? + self.degree as u32;
+            // A position within the node is less than `rows << 15`.
+            first = first.checked_add(rows << 15).ok_or(LoadError::Overflow)?;
+        }
+        let (mut bias, mut coefficients) = (self.bias, self.coefficients);
+        let mut groups = self.groups;
+        while !groups.is_empty() {
+            let group = next_group(&mut groups).ok_or(malformed)?;
+            let bias = bias.split_off(..group.outputs).ok_or(malformed)?;
+            self.check_group(&group, bias, &mut coefficients)?;
+        }
+        if bias.is_empty() && coefficients.is_empty() {
+            Ok(())
+        } else {
+            Err(malformed)
+        }
+    }
+
+    /// Rows of coefficients of `node`, which has been checked.
+    fn rows(&self, node: &IntegerNode) -> usize {
+        (position(node.width << self.shift, node.scale) >> 15) as usize + 1 + self.degree
+    }
+
+    /// The nodes of a group's members, in order, if they are ascending nodes of the layer and say
+    /// truly how many rows they skip.
+    fn members(&self, group: &Group, mut each: impl FnMut(IntegerNode) -> Option<()>) -> Option<()> {
+        let Some(members) = group.members else {
+            for &words in self.nodes {
+                each(IntegerNode::unpack(words))?;
+            }
+            return Some(());
+        };
+        let (mut rows, mut lowest) = (0, 0);
+        for &[node, skipped] in members {
+            let words = self.nodes.get(usize::from(node))?;
+            let unpacked = IntegerNode::unpack(*words);
+            if node < lowest || (unpacked.first >> 15) as usize != usize::from(skipped) + rows {
+                return None;
+            }
+            lowest = node.checked_add(1)?;
+            rows += self.rows(&unpacked);
+            each(unpacked)?;
+        }
+        Some(())
+    }
+
+    /// Checks the next group and takes its coefficients.
+    fn check_group(
+        &self,
+        group: &Group,
+        mut bias: &[i32],
+        coefficients: &mut &[T],
+    ) -> Result<(), LoadError> {
+        let malformed = LoadError::Malformed;
+        let mut rows = 0;
+        self.members(group, |node| {
+            rows += self.rows(&node);
+            Some(())
+        })
+        .ok_or(malformed)?;
+        if rows != group.rows || group.outputs == 0 {
+            return Err(malformed);
+        }
+        while !bias.is_empty() {
+            let width = block(bias.len());
+            let block = coefficients.split_off(..rows.saturating_mul(width)).ok_or(malformed)?;
+            for (column, bias) in bias.split_off(..width).ok_or(malformed)?.iter().enumerate() {
+                let mut rest = block.get(column..).unwrap_or(&[]).iter().step_by(width);
+                let mut sum: u32 = 0;
+                self.members(group, |node| {
+                    let mut largest = 0;
+                    for _ in 0..self.rows(&node) {
+                        let c: i32 = (*rest.next()?).into();
+                        largest = largest.max(c.unsigned_abs());
+                    }
+                    sum = sum.saturating_add(largest);
+                    Some(())
+                });
+                let (weights, most) = match self.degree {
+                    3 => (CUBIC_WEIGHTS, LARGEST_SUM),
+                    _ => (LINEAR_WEIGHTS, LARGEST_PACKED),
+                };
+                // No product overflows: the largest is 65 535 · 32 770.
+                let reach = |sum: u32| (sum * weights).checked_add(bias.unsigned_abs());
+                match reach(sum.min(most)) {
+                    Some(reach) if sum <= most && reach <= i32::MAX as u32 => {}
+                    _ => return Err(LoadError::Overflow),
+                }
+            }
+        }
+        let padding = (rows * group.outputs).wrapping_neg() % T::PER_WORD;
+        let padding = coefficients.split_off(..padding).ok_or(malformed)?;
+        if padding.iter().all(|&c| c.into() == 0) {
+            Ok(())
+        } else {
+            Err(malformed)
+        }
+    }
+
+    /// Whether every input that an edge reads lies within its grid.
+    pub fn covers(&self, input: &[i32]) -> bool {
+        self.nodes.iter().enumerate().all(|(k, &words)| {
+            let node = IntegerNode::unpack(words);
+            let x = input.get(k).copied().unwrap_or(0);
+            let inside = x <= node.hi && node.hi.wrapping_sub(x) as u32 <= node.width;
+            inside || !self.reads(k)
+        })
+    }
+
+    /// Number of edges.
+    pub fn edges(&self) -> usize {
+        let (mut groups, mut edges) = (self.groups, 0);
+        while let Some(group) = next_group(&mut groups) {
+            edges += group.outputs * group.members.map_or(self.nodes.len(), <[_]>::len);
+        }
+        edges
+    }
+
+    /// Whether an edge leaves node `k`.
+    fn reads(&self, k: usize) -> bool {
+        let mut groups = self.groups;
+        while let Some(group) = next_group(&mut groups) {
+            let is_k = |&[node, _]: &[u16; 2]| usize::from(node) == k;
+            if group.members.is_none_or(|members| members.iter().any(is_k)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Writes the layer's sums to the start of `sums`. Without `input` they are what is there now:
+    /// all are read before the first sum is written. Inputs that are missing count as 0.
+    ///
+    /// `None` would be an access out of bounds: there is none after [`check`](Self::check).
+    pub fn eval<const KINDS: u16>(
+        &self,
+        input: Option<&[i32]>,
+        sums: &mut [i32],
+        places: &mut [Place],
+    ) -> Option<()> {
+        let places = places.get_mut(..self.nodes.len())?;
+        match self.degree {
+            0 if KINDS & T::STEP != 0 => self.run::<Step>(input, sums, places),
+            1 if KINDS & T::LINEAR != 0 => self.run::<Linear>(input, sums, places),
+            3 if KINDS & T::CUBIC != 0 => self.run::<Cubic>(input, sums, places),
+            _ => None,
+        }
+    }
+
+    fn run<B: Basis>(
+        &self,
+        input: Option<&[i32]>,
+        sums: &mut [i32],
+        places: &mut [Place],
+    ) -> Option<()> {
+        let mut input = input.unwrap_or(sums);
+        for (place, &words) in places.iter_mut().zip(self.nodes) {
+            let x = input.split_off_first().copied().unwrap_or(0);
+            *place = B::at(IntegerNode::unpack(words).locate(x, self.shift));
+        }
+        let (mut bias, mut coefficients) = (self.bias, self.coefficients);
+        let mut sums = sums.get_mut(..bias.len())?;
+        let mut groups = self.groups;
+        while let Some(group) = next_group(&mut groups) {
+            let sums = sums.split_off_mut(..group.outputs)?;
+            sums.copy_from_slice(bias.split_off(..group.outputs)?);
+            let count = group.rows * group.outputs;
+            let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
+            let Some(mut members) = group.members else {
+                add::<B, T>(places, group.rows, table, sums)?;
+                continue;
+            };
+            while !members.is_empty() {
+                let mut gathered = [Place::default(); GATHERED];
+                let some = members.split_off(..members.len().min(GATHERED))?;
+                for (place, &[node, skipped]) in gathered.iter_mut().zip(some) {
+                    *place = *places.get(usize::from(node))?;
+                    place.row -= u32::from(skipped);
+                }
+                add::<B, T>(gathered.get(..some.len())?, group.rows, table, sums)?;
+            }
+        }
+        Some(())
+    }
+}
+
+impl IntegerNode {
+    /// Where `x` is: the row of its interval in the upper 17 bits, and Q15 of the interval.
+    fn locate(&self, x: i32, shift: u32) -> u32 {
+        let below = self.hi.saturating_sub(x).max(0);
+        let d = (self.width as i32 - below).max(0) as u32;
+        self.first + position(d << shift, self.scale)
+    }
+}
+
+/// (d·(scale + 1)) / 2³², rounded down.
+fn position(d: u32, scale: u32) -> u32 {
+    ((u64::from(d) * (u64::from(scale) + 1)) >> 32) as u32
+}
+
+/// Where a node's input lies: what all edges that leave the node share.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Place {
+    /// Weights of the coefficients in the interval's rows, 16 bits each, the first lowest.
+    weights: [u32; 2],
+    /// The first of the rows.
+    row: u32,
+}
+
+/// Splines of one degree.
+trait Basis {
+    /// Coefficients that count on an interval.
+    const TAPS: usize;
+
+    /// The weights at a position.
+    fn at(position: u32) -> Place;
+}
+
+/// Two weights in a word.
+fn pair(low: i32, high: i32) -> u32 {
+    (low as u32 & 0xffff) | (high as u32) << 16
+}
+
+struct Cubic;
+
+impl Basis for Cubic {
+    const TAPS: usize = 4;
+
+    fn at(position: u32) -> Place {
+        let t = position & 0x7fff;
+        let t2 = t * t; // Q30
+        let t3 = (t2 >> 16) * t + (((t2 & 0xffff) * t) >> 16); // Q29: ⌊t2·t / 2¹⁶⌋
+        // t³/6 in Q15, rounded; 43 691 is 2¹⁸/6.
+        let w3 = (t3 >> 16) * 43_691 + (((t3 & 0xffff) * 43_691) >> 16);
+        let w3 = (w3 + 0x8000) >> 16;
+        let (t, t2, t3, w3) = ((t << 15) as i32, t2 as i32, t3 as i32, w3 as i32);
+        // 1/6 − (t − t²)/2 = w₀ + w₃
+        let ends = 5461 - ((t - t2) >> 16);
+        // 1/6 + (t + t² − t³)/2
+        let w2 = 5462 + ((t + t2 - 2 * t3) >> 16);
+        Place {
+            weights: [pair(ends - w3, 32_768 - w2 - ends), pair(w2, w3)],
+            row: position >> 15,
+        }
+    }
+}
+
+struct Linear;
+
+impl Basis for Linear {
+    const TAPS: usize = 2;
+
+    fn at(position: u32) -> Place {
+        let t = ((position >> 1) & 0x3fff) as i32;
+        Place {
+            weights: [pair(16_384 - t, t), 0],
+            row: position >> 15,
+        }
+    }
+}
+
+struct Step;
+
+impl Basis for Step {
+    const TAPS: usize = 1;
+
+    fn at(position: u32) -> Place {
+        Place {
+            weights: [16_384, 0],
+            row: position >> 15,
+        }
+    }
+}
+
+/// Adds the edges that leave `places` to the sums of a group.
+fn add<B: Basis, T: Entry>(
+    places: &[Place],
+    rows: usize,
+    mut table: &[T],
+    mut sums: &mut [i32],
+) -> Option<()> {
+    while sums.len() >= 4 {
+        let block = table.split_off(..4 * rows)?;
+        add_block::<B, T, 4>(places, block, sums.split_off_mut(..4)?)?;
+    }
+    if sums.len() >= 2 {
+        let block = table.split_off(..2 * rows)?;
+        add_block::<B, T, 2>(places, block, sums.split_off_mut(..2)?)?;
+    }
+    if !sums.is_empty() {
+        add_block::<B, T, 1>(places, table, sums)?;
+    }
+    Some(())
+}
+
+/// Adds them to `W` sums.
+fn add_block<B: Basis, T: Entry, const W: usize>(
+    places: &[Place],
+    table: &[T],
+    sums: &mut [i32],
+) -> Option<()> {
+    let rows = table.as_chunks::<W>().0;
+    let sums: &mut [i32; W] = sums.first_chunk_mut()?;
+    for place in places {
+        let row = place.row as usize;
+        let taps = rows.get(row..row.checked_add(B::TAPS)?)?;
+        let [a, b] = place.weights;
+        let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16];
+        for (weight, taps) in weights.into_iter().zip(taps) {
+            for (sum, &c) in sums.iter_mut().zip(taps) {
+                *sum += i32::from(weight) * c.into();
+            }
+        }
+    }
+    Some(())
+}
