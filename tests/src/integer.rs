@@ -119,20 +119,22 @@ impl IntegerLayer {
         let (mut groups, mut coefficients, mut output) = (Vec::new(), Vec::new(), 0);
         for (some, members) in &self.groups {
             let nodes = members.clone().unwrap_or((0..self.nodes.len()).collect());
-            let rows: usize = nodes.iter().map(|&node| self.rows(node)).sum();
+            // What stands in the tables, also where a test has changed the grid.
+            let rows_of = |node: usize| self.edges[output][node].len();
+            let rows: usize = nodes.iter().map(|&node| rows_of(node)).sum();
             let count = members.as_ref().map_or(ALL_NODES, |list| list.len() as u16);
             groups.extend([*some as u16, count, rows as u16, (rows >> 16) as u16]);
             let mut before = 0;
             for &node in members.iter().flatten() {
                 let skipped = (self.nodes[node].first >> 15) as usize - before;
                 groups.extend([node as u16, skipped as u16]);
-                before += self.rows(node);
+                before += rows_of(node);
             }
             let end = output + some;
             while output < end {
-                let width = [1, 1, 2, 2][(end - output).min(4) - 1] + 2 * usize::from(end - output >= 4);
+                let width = [1, 2, 2, 4][(end - output).min(4) - 1];
                 for &node in &nodes {
-                    for row in 0..self.rows(node) {
+                    for row in 0..self.edges[output][node].len() {
                         coefficients
                             .extend((output..output + width).map(|j| self.edges[j][node][row]));
                     }
@@ -452,7 +454,9 @@ fn integers_that_contradict_one_another_are_refused() {
         ("scales too many", Malformed, |l| l[0].scales.push([1.0, 0.0])),
         ("a scale that is none", NotFinite, |l| l[0].scales[0] = [f32::NAN, 0.0]),
         ("an output beyond f32", Overflow, |l| l[1].scales[0] = [1e30, 0.0]),
-        ("a group too few", Malformed, |l| l[0].groups[0].0 = 5),
+        ("an output that no group has", Malformed, |l| {
+            l[0].groups[0].0 = 5
+        }),
     ];
     for (what, error, change) in changes {
         assert_eq!(error_after(change), Some(error), "{what}");
