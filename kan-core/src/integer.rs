@@ -1,6 +1,8 @@
 //! Layers of integer tables: their checks, and their evaluation without a float.
 
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
+#[cfg(kan_dsp)]
+use crate::kernel;
 use crate::kinds;
 
 /// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
@@ -27,18 +29,79 @@ pub(crate) trait Entry: Copy + Into<i32> {
     const STEP: u16;
     const LINEAR: u16;
     const CUBIC: u16;
+
+    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`.
+    #[cfg(not(kan_dsp))]
+    fn add<B: Basis>(
+        places: &[Place],
+        rows: usize,
+        table: &[Self],
+        sums: &mut [i32],
+    ) -> Option<()> {
+        add::<B, Self>(places, rows, table, sums)
+    }
+
+    /// The kernel for splines of degree 3, 1 or 0.
+    #[cfg(kan_dsp)]
+    fn kernel<B: Basis>() -> kernel::Add;
+
+    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`.
+    #[cfg(kan_dsp)]
+    #[allow(unsafe_code)]
+    fn add<B: Basis>(
+        places: &[Place],
+        rows: usize,
+        table: &[Self],
+        sums: &mut [i32],
+    ) -> Option<()> {
+        if places.is_empty() || rows * sums.len() > table.len() {
+            return Some(());
+        }
+        let places = places.as_ptr_range();
+        let mut work = kernel::Work {
+            places: places.start,
+            places_end: places.end,
+            table: table.as_ptr().cast(),
+            sums: sums.as_mut_ptr(),
+            outputs: sums.len(),
+            rows,
+        };
+        // SAFETY: there are places; `Tables::check` has shown that no position of a node leaves the
+        // node's rows and that these are among the group's `rows`; table and sums are long enough, and
+        // groups start at multiples of four in a table that does.
+        unsafe { Self::kernel::<B>()(&raw mut work) };
+        Some(())
+    }
 }
 
 impl Entry for i16 {
     const STEP: u16 = kinds::STEP_I16;
     const LINEAR: u16 = kinds::LINEAR_I16;
     const CUBIC: u16 = kinds::CUBIC_I16;
+
+    #[cfg(kan_dsp)]
+    fn kernel<B: Basis>() -> kernel::Add {
+        match B::TAPS {
+            4 => kernel::add_cubic_i16,
+            2 => kernel::add_linear_i16,
+            _ => kernel::add_step_i16,
+        }
+    }
 }
 
 impl Entry for i8 {
     const STEP: u16 = kinds::STEP_I8;
     const LINEAR: u16 = kinds::LINEAR_I8;
     const CUBIC: u16 = kinds::CUBIC_I8;
+
+    #[cfg(kan_dsp)]
+    fn kernel<B: Basis>() -> kernel::Add {
+        match B::TAPS {
+            4 => kernel::add_cubic_i8,
+            2 => kernel::add_linear_i8,
+            _ => kernel::add_step_i8,
+        }
+    }
 }
 
 /// The tables of one layer.
@@ -269,11 +332,7 @@ impl<'m, T: Entry> Tables<'m, T> {
         sums: &mut [i32],
         places: &mut [Place],
     ) -> Option<()> {
-        let mut input = input.unwrap_or(sums);
-        for (place, &words) in places.iter_mut().zip(self.nodes) {
-            let x = input.split_off_first().copied().unwrap_or(0);
-            *place = B::at(IntegerNode::unpack(words).locate(x, self.shift));
-        }
+        locate::<B>(self.nodes, self.shift, input.unwrap_or(sums), places);
         let (mut bias, mut coefficients) = (self.bias, self.coefficients);
         let mut sums = sums.get_mut(..bias.len())?;
         let mut groups = self.groups;
@@ -283,7 +342,7 @@ impl<'m, T: Entry> Tables<'m, T> {
             let count = group.rows * group.outputs;
             let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
             let Some(mut members) = group.members else {
-                add::<B, T>(places, group.rows, table, sums)?;
+                T::add::<B>(places, group.rows, table, sums)?;
                 continue;
             };
             while !members.is_empty() {
@@ -293,7 +352,7 @@ impl<'m, T: Entry> Tables<'m, T> {
                     *place = *places.get(usize::from(node))?;
                     place.row -= u32::from(skipped);
                 }
-                add::<B, T>(gathered.get(..some.len())?, group.rows, table, sums)?;
+                T::add::<B>(gathered.get(..some.len())?, group.rows, table, sums)?;
             }
         }
         Some(())
@@ -325,9 +384,13 @@ pub(crate) struct Place {
 }
 
 /// Splines of one degree.
-trait Basis {
+pub(crate) trait Basis {
     /// Coefficients that count on an interval.
     const TAPS: usize;
+
+    /// Finds places, many at a time.
+    #[cfg(kan_dsp)]
+    const LOCATE: kernel::Locate;
 
     /// The weights at a position.
     fn at(position: u32) -> Place;
@@ -342,6 +405,8 @@ struct Cubic;
 
 impl Basis for Cubic {
     const TAPS: usize = 4;
+    #[cfg(kan_dsp)]
+    const LOCATE: kernel::Locate = kernel::locate_cubic;
 
     fn at(position: u32) -> Place {
         let t = position & 0x7fff;
@@ -366,6 +431,8 @@ struct Linear;
 
 impl Basis for Linear {
     const TAPS: usize = 2;
+    #[cfg(kan_dsp)]
+    const LOCATE: kernel::Locate = kernel::locate_linear;
 
     fn at(position: u32) -> Place {
         let t = ((position >> 1) & 0x3fff) as i32;
@@ -380,6 +447,8 @@ struct Step;
 
 impl Basis for Step {
     const TAPS: usize = 1;
+    #[cfg(kan_dsp)]
+    const LOCATE: kernel::Locate = kernel::locate_step;
 
     fn at(position: u32) -> Place {
         Place {
@@ -389,7 +458,25 @@ impl Basis for Step {
     }
 }
 
+/// Finds the places of all nodes, as many as `places`. Inputs that are missing count as 0.
+#[cfg_attr(kan_dsp, allow(unsafe_code))]
+fn locate<B: Basis>(nodes: &[[u32; 4]], shift: u32, mut input: &[i32], places: &mut [Place]) {
+    #[cfg(kan_dsp)]
+    if !nodes.is_empty() && input.len() >= nodes.len() && places.len() == nodes.len() {
+        let places = places.as_mut_ptr_range();
+        // SAFETY: as many nodes as places, and at least as many inputs; the layer's check has seen
+        // to the shift.
+        unsafe { B::LOCATE(nodes.as_ptr(), input.as_ptr(), places.start, places.end, shift) };
+        return;
+    }
+    for (place, &words) in places.iter_mut().zip(nodes) {
+        let x = input.split_off_first().copied().unwrap_or(0);
+        *place = B::at(IntegerNode::unpack(words).locate(x, shift));
+    }
+}
+
 /// Adds the edges that leave `places` to the sums of a group.
+#[cfg(not(kan_dsp))]
 fn add<B: Basis, T: Entry>(
     places: &[Place],
     rows: usize,
@@ -411,6 +498,7 @@ fn add<B: Basis, T: Entry>(
 }
 
 /// Adds them to `W` sums.
+#[cfg(not(kan_dsp))]
 fn add_block<B: Basis, T: Entry, const W: usize>(
     places: &[Place],
     table: &[T],
