@@ -1,5 +1,7 @@
 //! Layers of integer tables: their checks, and their evaluation without a float.
 
+use core::mem::MaybeUninit;
+
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
 #[cfg(kan_dsp)]
 use crate::kernel;
@@ -30,14 +32,19 @@ pub(crate) trait Entry: Copy + Into<i32> {
     const LINEAR: u16;
     const CUBIC: u16;
 
-    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`.
+    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`;
+    /// the sums begin at `start`, or with what they are.
     #[cfg(not(kan_dsp))]
     fn add<B: Basis>(
         places: &[Place],
         rows: usize,
         table: &[Self],
+        start: Option<&[i32]>,
         sums: &mut [i32],
     ) -> Option<()> {
+        for (sum, start) in sums.iter_mut().zip(start.unwrap_or(&[])) {
+            *sum = *start;
+        }
         add::<B, Self>(places, rows, table, sums)
     }
 
@@ -45,26 +52,37 @@ pub(crate) trait Entry: Copy + Into<i32> {
     #[cfg(kan_dsp)]
     fn kernel<B: Basis>() -> kernel::Add;
 
-    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`.
+    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`;
+    /// the sums begin at `start`, or with what they are.
     #[cfg(kan_dsp)]
     #[allow(unsafe_code)]
     fn add<B: Basis>(
         places: &[Place],
         rows: usize,
         table: &[Self],
+        start: Option<&[i32]>,
         sums: &mut [i32],
     ) -> Option<()> {
-        if places.is_empty() || rows * sums.len() > table.len() {
+        if places.is_empty() {
+            for (sum, start) in sums.iter_mut().zip(start.unwrap_or(&[])) {
+                *sum = *start;
+            }
             return Some(());
         }
+        let starts = start.map_or(sums.len(), <[_]>::len);
+        if starts != sums.len() || rows * sums.len() > table.len() {
+            return None;
+        }
+        let start = start.map_or(sums.as_ptr(), <[_]>::as_ptr);
         let places = places.as_ptr_range();
         let mut work = kernel::Work {
             places: places.start,
             places_end: places.end,
             table: table.as_ptr().cast(),
-            sums: sums.as_mut_ptr(),
+            start,
             outputs: sums.len(),
             rows,
+            sums: sums.as_mut_ptr(),
         };
         // SAFETY: there are places; `Tables::check` has shown that no position of a node leaves the
         // node's rows and that these are among the group's `rows`; table and sums are long enough, and
@@ -315,7 +333,7 @@ impl<'m, T: Entry> Tables<'m, T> {
         &self,
         input: Option<&[i32]>,
         sums: &mut [i32],
-        places: &mut [Place],
+        places: &mut [Slot],
     ) -> Option<()> {
         let places = places.get_mut(..self.nodes.len())?;
         match self.degree {
@@ -330,29 +348,29 @@ impl<'m, T: Entry> Tables<'m, T> {
         &self,
         input: Option<&[i32]>,
         sums: &mut [i32],
-        places: &mut [Place],
+        places: &mut [Slot],
     ) -> Option<()> {
-        locate::<B>(self.nodes, self.shift, input.unwrap_or(sums), places);
+        let places = locate::<B>(self.nodes, self.shift, input.unwrap_or(sums), places)?;
         let (mut bias, mut coefficients) = (self.bias, self.coefficients);
         let mut sums = sums.get_mut(..bias.len())?;
         let mut groups = self.groups;
         while let Some(group) = next_group(&mut groups) {
             let sums = sums.split_off_mut(..group.outputs)?;
-            sums.copy_from_slice(bias.split_off(..group.outputs)?);
+            let start = bias.split_off(..group.outputs)?;
             let count = group.rows * group.outputs;
             let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
-            let Some(mut members) = group.members else {
-                T::add::<B>(places, group.rows, table, sums)?;
-                continue;
-            };
-            while !members.is_empty() {
-                let mut gathered = [Place::default(); GATHERED];
-                let some = members.split_off(..members.len().min(GATHERED))?;
-                for (place, &[node, skipped]) in gathered.iter_mut().zip(some) {
-                    *place = *places.get(usize::from(node))?;
-                    place.row -= u32::from(skipped);
+            match group.members {
+                None => T::add::<B>(places, group.rows, table, Some(start), sums)?,
+                Some(members) => {
+                    // At least once, for the bias.
+                    let (mut members, mut start) = (members, Some(start));
+                    while start.is_some() || !members.is_empty() {
+                        let some = members.split_off(..members.len().min(GATHERED))?;
+                        let mut gathered = [const { Slot::uninit() }; GATHERED];
+                        let gathered = gather(places, some, &mut gathered)?;
+                        T::add::<B>(gathered, group.rows, table, start.take(), sums)?;
+                    }
                 }
-                T::add::<B>(gathered.get(..some.len())?, group.rows, table, sums)?;
             }
         }
         Some(())
@@ -374,7 +392,7 @@ fn position(d: u32, scale: u32) -> u32 {
 }
 
 /// Where a node's input lies: what all edges that leave the node share.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Place {
     /// Weights of the coefficients in the interval's rows, 16 bits each, the first lowest.
@@ -382,6 +400,9 @@ pub(crate) struct Place {
     /// The first of the rows.
     row: u32,
 }
+
+/// Room for a place.
+pub(crate) type Slot = MaybeUninit<Place>;
 
 /// Splines of one degree.
 pub(crate) trait Basis {
@@ -458,21 +479,48 @@ impl Basis for Step {
     }
 }
 
-/// Finds the places of all nodes, as many as `places`. Inputs that are missing count as 0.
-#[cfg_attr(kan_dsp, allow(unsafe_code))]
-fn locate<B: Basis>(nodes: &[[u32; 4]], shift: u32, mut input: &[i32], places: &mut [Place]) {
+/// Finds the places of all nodes, as many as `slots`. Inputs that are missing count as 0.
+#[allow(unsafe_code)]
+fn locate<'s, B: Basis>(
+    nodes: &[[u32; 4]],
+    shift: u32,
+    mut input: &[i32],
+    slots: &'s mut [Slot],
+) -> Option<&'s [Place]> {
+    let slots = slots.get_mut(..nodes.len())?;
     #[cfg(kan_dsp)]
-    if !nodes.is_empty() && input.len() >= nodes.len() && places.len() == nodes.len() {
-        let places = places.as_mut_ptr_range();
-        // SAFETY: as many nodes as places, and at least as many inputs; the layer's check has seen
-        // to the shift.
-        unsafe { B::LOCATE(nodes.as_ptr(), input.as_ptr(), places.start, places.end, shift) };
-        return;
+    if !nodes.is_empty() && input.len() >= nodes.len() {
+        let ends = slots.as_mut_ptr_range();
+        let (start, end) = (ends.start.cast(), ends.end.cast());
+        // SAFETY: as many nodes as slots, at least one, and at least as many inputs; the layer's check
+        // has seen to the shift.
+        unsafe { B::LOCATE(nodes.as_ptr(), input.as_ptr(), start, end, shift) };
+        // SAFETY: the kernel has written all.
+        return Some(unsafe { slots.assume_init_ref() });
     }
-    for (place, &words) in places.iter_mut().zip(nodes) {
+    for (slot, &words) in slots.iter_mut().zip(nodes) {
         let x = input.split_off_first().copied().unwrap_or(0);
-        *place = B::at(IntegerNode::unpack(words).locate(x, shift));
+        slot.write(B::at(IntegerNode::unpack(words).locate(x, shift)));
     }
+    // SAFETY: all have been written, being as many as nodes.
+    Some(unsafe { slots.assume_init_ref() })
+}
+
+/// The places of members, their rows without those that are skipped. As many slots as members suffice.
+#[allow(unsafe_code)]
+fn gather<'s>(
+    places: &[Place],
+    members: &[[u16; 2]],
+    slots: &'s mut [Slot],
+) -> Option<&'s [Place]> {
+    let slots = slots.get_mut(..members.len())?;
+    for (slot, &[node, skipped]) in slots.iter_mut().zip(members) {
+        let place = *places.get(usize::from(node))?;
+        let row = place.row - u32::from(skipped);
+        slot.write(Place { row, ..place });
+    }
+    // SAFETY: all have been written, being as many as members.
+    Some(unsafe { slots.assume_init_ref() })
 }
 
 /// Adds the edges that leave `places` to the sums of a group.

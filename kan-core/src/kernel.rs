@@ -10,15 +10,17 @@ use core::arch::naked_asm;
 
 use crate::integer::Place;
 
-/// What a kernel of phase 2 works on; it counts `sums` and `outputs` on.
+/// What a kernel of phase 2 works on; it counts `start`, `sums` and `outputs`.
 #[repr(C)]
 pub(crate) struct Work {
     pub places: *const Place,
     pub places_end: *const Place,
     pub table: *const u8,
-    pub sums: *mut i32,
+    /// What the sums start with.
+    pub start: *const i32,
     pub outputs: usize,
     pub rows: usize,
+    pub sums: *mut i32,
 }
 
 /// Phase 1: `nodes`, `inputs`, `places` and its end, and the shift. At least one node.
@@ -104,7 +106,7 @@ macro_rules! add {
         /// # Safety
         /// The places are at least one, and their rows and as many as the degree after them are among
         /// the rows of the table; it has `rows` of each output, in blocks, and starts at a multiple of
-        /// four; the sums are as many as the outputs.
+        /// four; starts and sums are as many as the outputs.
         #[unsafe(naked)]
         pub(crate) unsafe extern "C" fn $name(work: *mut Work) {
             naked_asm!(
@@ -126,12 +128,14 @@ macro_rules! add {
                 "cmp r0, r2",
                 "bne 3b",
                 "ldr r0, [sp]",
-                "ldr r9, [r0, #12]",
-                "ldr r10, [r0, #20]",
-                "stm r9!, {{r3-r6}}",
-                concat!("add r1, r1, r10, lsl #", $four),
+                "add r9, r0, #12",
+                "ldm r9, {{r9-r12}}",
+                "stm r12!, {{r3-r6}}",
+                "add r9, #16",
+                concat!("add r1, r1, r11, lsl #", $four),
+                "mov r4, r10",
                 "str r9, [r0, #12]",
-                "ldr r4, [r0, #16]",
+                "str r12, [r0, #24]",
                 "subs r4, #4",
                 "bhs 2b",
                 "4:",
@@ -149,11 +153,13 @@ macro_rules! add {
                 "cmp r0, r2",
                 "bne 5b",
                 "ldr r0, [sp]",
-                "ldr r9, [r0, #12]",
-                "ldr r10, [r0, #20]",
-                "strd r3, r4, [r9], #8",
-                concat!("add r1, r1, r10, lsl #", $two),
+                "add r9, r0, #12",
+                "ldm r9, {{r9-r12}}",
+                "stm r12!, {{r3, r4}}",
+                "add r9, #8",
+                concat!("add r1, r1, r11, lsl #", $two),
                 "str r9, [r0, #12]",
+                "str r12, [r0, #24]",
                 "6:",
                 "ldr r4, [r0, #16]",
                 "lsls r4, r4, #31", // and one more in the sign
@@ -169,7 +175,7 @@ macro_rules! add {
                 "cmp r0, r2",
                 "bne 7b",
                 "ldr r0, [sp]",
-                "ldr r9, [r0, #12]",
+                "ldr r9, [r0, #24]",
                 "str r3, [r9]",
                 "8:",
                 "pop {{r0, r4-r11, pc}}",

@@ -2,7 +2,7 @@
 
 use crate::base::silu;
 use crate::blob::{LoadError, Node, Reader, Scalar};
-use crate::integer::{Entry, Place, Tables};
+use crate::integer::{Entry, Slot, Tables};
 use crate::kinds;
 
 /// No sum of table entries may be able to exceed this. It is a quarter of what `f32` can hold, so
@@ -260,7 +260,7 @@ impl<'m> Layer<'m> {
         &self,
         input: Option<&[i32]>,
         sums: &mut [i32],
-        places: &mut [Place],
+        places: &mut [Slot],
     ) -> Option<()> {
         match self.coefficients {
             Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {

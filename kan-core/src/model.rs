@@ -6,7 +6,7 @@ use heapless::{Vec, VecView};
 
 use crate::base::{logistic, softmax};
 use crate::blob::{Head, Header, LoadError, Reader, VERSION};
-use crate::integer::Place;
+use crate::integer::Slot;
 use crate::kinds;
 use crate::layer::{Layer, LayerTables};
 
@@ -172,8 +172,8 @@ impl<
     /// Runs the layers of integers.
     fn forward_raw(&self, input: &[i32], sums: &mut [i32; WIDTH]) -> Option<()> {
         let (first, rest) = self.layers.split_first()?;
-        first.eval_raw::<KINDS>(Some(input), sums, &mut [Place::default(); IN])?;
-        let mut places = [Place::default(); WIDTH];
+        first.eval_raw::<KINDS>(Some(input), sums, &mut [const { Slot::uninit() }; IN])?;
+        let mut places = [const { Slot::uninit() }; WIDTH];
         for layer in rest {
             layer.eval_raw::<KINDS>(None, sums, &mut places)?;
         }
