@@ -380,16 +380,41 @@ impl<'m, T: Entry> Tables<'m, T> {
 impl IntegerNode {
     /// Where `x` is: the row of its interval in the upper 17 bits, and Q15 of the interval.
     fn locate(&self, x: i32, shift: u32) -> u32 {
-        let below = self.hi.saturating_sub(x).max(0);
-        let d = (self.width as i32 - below).max(0) as u32;
+        // hi ⊖ x, saturating, by masks: a processor without conditional execution would branch.
+        let r = self.hi.wrapping_sub(x);
+        let overflow = ((self.hi ^ x) & (self.hi ^ r)) >> 31;
+        let below = at_least_0((r & !overflow) | (((r >> 31) ^ i32::MIN) & overflow));
+        let d = at_least_0(self.width as i32 - below) as u32;
         self.first + position(d << shift, self.scale)
     }
 }
 
+/// `x`, or 0 if it is negative.
+fn at_least_0(x: i32) -> i32 {
+    x & !(x >> 31)
+}
+
 /// (d·(scale + 1)) / 2³², rounded down.
+#[cfg(not(kan_short_products))]
 fn position(d: u32, scale: u32) -> u32 {
     ((u64::from(d) * (u64::from(scale) + 1)) >> 32) as u32
 }
+
+/// The same from products of 32 bits, where the processor has no longer ones.
+#[cfg(any(kan_short_products, test))]
+#[cfg_attr(not(kan_short_products), allow(dead_code))]
+fn position_of_short_products(d: u32, scale: u32) -> u32 {
+    let [d0, d1, s0, s1] = [d & 0xffff, d >> 16, scale & 0xffff, scale >> 16];
+    let (low, cross) = (d0 * s0, d1 * s0);
+    // Neither overflows: 65 535² + 65 535.
+    let middle = cross + (low >> 16);
+    let other = d0 * s1 + (middle & 0xffff);
+    let (_, carry) = (other << 16 | (low & 0xffff)).overflowing_add(d);
+    d1 * s1 + (middle >> 16) + (other >> 16) + u32::from(carry)
+}
+
+#[cfg(kan_short_products)]
+use position_of_short_products as position;
 
 /// Where a node's input lies: what all edges that leave the node share.
 #[derive(Clone, Copy)]
@@ -528,26 +553,41 @@ fn gather<'s>(
 fn add<B: Basis, T: Entry>(
     places: &[Place],
     rows: usize,
+    table: &[T],
+    sums: &mut [i32],
+) -> Option<()> {
+    match B::TAPS {
+        4 => add_splines::<T, 4>(places, rows, table, sums),
+        2 => add_splines::<T, 2>(places, rows, table, sums),
+        _ => add_splines::<T, 1>(places, rows, table, sums),
+    }
+}
+
+/// The same for splines of which `TAPS` coefficients count.
+#[cfg(not(kan_dsp))]
+fn add_splines<T: Entry, const TAPS: usize>(
+    places: &[Place],
+    rows: usize,
     mut table: &[T],
     mut sums: &mut [i32],
 ) -> Option<()> {
     while sums.len() >= 4 {
         let block = table.split_off(..4 * rows)?;
-        add_block::<B, T, 4>(places, block, sums.split_off_mut(..4)?)?;
+        add_block::<T, TAPS, 4>(places, block, sums.split_off_mut(..4)?)?;
     }
     if sums.len() >= 2 {
         let block = table.split_off(..2 * rows)?;
-        add_block::<B, T, 2>(places, block, sums.split_off_mut(..2)?)?;
+        add_block::<T, TAPS, 2>(places, block, sums.split_off_mut(..2)?)?;
     }
     if !sums.is_empty() {
-        add_block::<B, T, 1>(places, table, sums)?;
+        add_block::<T, TAPS, 1>(places, table, sums)?;
     }
     Some(())
 }
 
 /// Adds them to `W` sums.
 #[cfg(not(kan_dsp))]
-fn add_block<B: Basis, T: Entry, const W: usize>(
+fn add_block<T: Entry, const TAPS: usize, const W: usize>(
     places: &[Place],
     table: &[T],
     sums: &mut [i32],
@@ -555,15 +595,37 @@ fn add_block<B: Basis, T: Entry, const W: usize>(
     let rows = table.as_chunks::<W>().0;
     let sums: &mut [i32; W] = sums.first_chunk_mut()?;
     for place in places {
-        let row = place.row as usize;
-        let taps = rows.get(row..row.checked_add(B::TAPS)?)?;
+        let taps: &[[T; W]; TAPS] = rows.get(place.row as usize..)?.first_chunk()?;
         let [a, b] = place.weights;
-        let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16];
-        for (weight, taps) in weights.into_iter().zip(taps) {
-            for (sum, &c) in sums.iter_mut().zip(taps) {
-                *sum += i32::from(weight) * c.into();
+        let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
+        for (k, sum) in sums.iter_mut().enumerate() {
+            for (weight, row) in weights.iter().zip(taps) {
+                *sum += weight * row[k].into();
             }
         }
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_products_give_the_same_positions() {
+        let mut z: u32 = 1;
+        let mut next = || {
+            z = z.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (z >> 16) | (z << 16)
+        };
+        for _ in 0..1_000_000 {
+            let (d, scale) = (next() >> 1, next());
+            assert_eq!(position(d, scale), position_of_short_products(d, scale));
+        }
+        for d in [0, 1, 0xffff, 0x1_0000, 0x7fff_ffff] {
+            for scale in [0, 1, 0xffff, 0x1_0000, u32::MAX] {
+                assert_eq!(position(d, scale), position_of_short_products(d, scale));
+            }
+        }
+    }
 }

@@ -257,7 +257,12 @@ fn nothing_that_kan_core_offers_a_device_can_panic() {
     let builds = [
         ("thumbv7em-none-eabihf", "s"),
         ("thumbv7em-none-eabihf", "3"),
+        ("thumbv8m.main-none-eabihf", "s"),
+        ("thumbv8m.main-none-eabihf", "3"),
+        ("thumbv7m-none-eabi", "s"),
+        ("thumbv7m-none-eabi", "3"),
         ("thumbv6m-none-eabi", "s"),
+        ("thumbv6m-none-eabi", "3"),
     ];
     for (target, opt_level) in builds {
         let build = Command::new("cargo")
