@@ -220,7 +220,11 @@ impl<'m, T: Entry> Tables<'m, T> {
 
     /// The nodes of a group's members, in order, if they are ascending nodes of the layer and say
     /// truly how many rows they skip.
-    fn members(&self, group: &Group, mut each: impl FnMut(IntegerNode) -> Option<()>) -> Option<()> {
+    fn members(
+        &self,
+        group: &Group,
+        mut each: impl FnMut(IntegerNode) -> Option<()>,
+    ) -> Option<()> {
         let Some(members) = group.members else {
             for &words in self.nodes {
                 each(IntegerNode::unpack(words))?;
@@ -260,7 +264,9 @@ impl<'m, T: Entry> Tables<'m, T> {
         }
         while !bias.is_empty() {
             let width = block(bias.len());
-            let block = coefficients.split_off(..rows.saturating_mul(width)).ok_or(malformed)?;
+            let block = coefficients
+                .split_off(..rows.saturating_mul(width))
+                .ok_or(malformed)?;
             for (column, bias) in bias.split_off(..width).ok_or(malformed)?.iter().enumerate() {
                 let mut rest = block.get(column..).unwrap_or(&[]).iter().step_by(width);
                 let mut sum: u32 = 0;
@@ -351,6 +357,18 @@ impl<'m, T: Entry> Tables<'m, T> {
         places: &mut [Slot],
     ) -> Option<()> {
         let places = locate::<B>(self.nodes, self.shift, input.unwrap_or(sums), places)?;
+        // The one group of a dense layer first: it needs no look at the others.
+        if let &[[_, ALL_NODES], [low, high]] = self.groups {
+            let rows = usize::from(low) | usize::from(high) << 16;
+            let sums = sums.get_mut(..self.bias.len())?;
+            return T::add::<B>(places, rows, self.coefficients, Some(self.bias), sums);
+        }
+        self.run_groups::<B>(places, sums)
+    }
+
+    /// Phase 2 of a layer of several groups.
+    #[inline(never)]
+    fn run_groups<B: Basis>(&self, places: &[Place], sums: &mut [i32]) -> Option<()> {
         let (mut bias, mut coefficients) = (self.bias, self.coefficients);
         let mut sums = sums.get_mut(..bias.len())?;
         let mut groups = self.groups;
@@ -616,7 +634,7 @@ mod tests {
         let mut z: u32 = 1;
         let mut next = || {
             z = z.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (z >> 16) | (z << 16)
+            z.rotate_left(16)
         };
         for _ in 0..1_000_000 {
             let (d, scale) = (next() >> 1, next());

@@ -73,18 +73,18 @@ macro_rules! locate {
 
 locate!(
     locate_cubic,
-    "ubfx r9, r8, #0, #15",       // t, Q15
-    "mul r7, r9, r9",             // t², Q30
-    "smulwb r8, r7, r9",          // t³, Q29
+    "ubfx r9, r8, #0, #15", // t, Q15
+    "mul r7, r9, r9",       // t², Q30
+    "smulwb r8, r7, r9",    // t³, Q29
     "rsb r4, r7, r9, lsl #15",
-    "sub r4, r11, r4, asr #16",   // w0 + w3
+    "sub r4, r11, r4, asr #16", // w0 + w3
     "add r5, r7, r9, lsl #15",
     "sub r5, r5, r8, lsl #1",
-    "add r5, lr, r5, asr #16",    // w2
-    "smmulr r8, r8, r10",         // w3
+    "add r5, lr, r5, asr #16", // w2
+    "smmulr r8, r8, r10",      // w3
     "rsb r7, r5, #32768",
-    "sub r7, r7, r4",             // w1
-    "sub r4, r4, r8",             // w0
+    "sub r7, r7, r4", // w1
+    "sub r4, r4, r8", // w0
     "pkhbt r4, r4, r7, lsl #16",
     "pkhbt r5, r5, r8, lsl #16"
 );

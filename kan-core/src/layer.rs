@@ -125,7 +125,14 @@ impl<'m> Layer<'m> {
     /// Checks tables of `f32`.
     fn check_f32(&self, residual: bool) -> Result<(), LoadError> {
         let malformed = LoadError::Malformed;
-        let Self { degree, nodes, bias, targets, base, .. } = *self;
+        let Self {
+            degree,
+            nodes,
+            bias,
+            targets,
+            base,
+            ..
+        } = *self;
         let outputs = bias.len();
         let factors = if residual { targets.len() } else { 0 };
         if base.len() != factors {
@@ -237,7 +244,8 @@ impl<'m> Layer<'m> {
     /// Whether the outputs can be compared as logits: integers must have one scale, and zero 0.
     pub fn is_of_logits(&self) -> bool {
         let scales = self.output_scales();
-        let is_common = |scale: &[f32; 2]| scale[0] > 0.0 && scale[1] == 0.0 && scales.first() == Some(scale);
+        let is_common =
+            |scale: &[f32; 2]| scale[0] > 0.0 && scale[1] == 0.0 && scales.first() == Some(scale);
         !self.is_integer() || scales.iter().all(is_common)
     }
 

@@ -125,14 +125,20 @@ impl<
     /// rounded to the nearest integer, with half a unit away from 0.
     pub fn eval_q(&self, input: &[i32; IN]) -> [i32; OUT] {
         let mut output = [0; OUT];
-        self.eval_q_into(input, &mut output);
+        let outputs = self.outputs();
+        self.raw_outputs_of(input, |sums| {
+            for (k, (y, &sum)) in output.iter_mut().zip(sums).enumerate() {
+                *y = if k < outputs { sum } else { 0 };
+            }
+        });
         output
     }
 
     /// [`eval_q`](Self::eval_q) on slices of any length: missing inputs count as 0, outputs that do
     /// not fit are dropped.
     pub fn eval_q_into(&self, input: &[i32], output: &mut [i32]) {
-        self.raw_outputs_of(input, |values| copy(values, output));
+        let outputs = self.outputs();
+        self.raw_outputs_of(input, |sums| copy(sums.get(..outputs).unwrap_or(&[]), output));
     }
 
     /// What `read` makes of the outputs.
@@ -150,8 +156,8 @@ impl<
         }
     }
 
-    /// What `read` makes of the outputs as integers.
-    fn raw_outputs_of<R>(&self, input: &[i32], read: impl FnOnce(&[i32]) -> R) -> R {
+    /// What `read` makes of the outputs as integers, which are the first of the numbers it gets.
+    fn raw_outputs_of<R>(&self, input: &[i32], read: impl FnOnce(&[i32; WIDTH]) -> R) -> R {
         let mut sums = [0; WIDTH];
         if KINDS & kinds::F32 == 0 || (KINDS & !kinds::F32 != 0 && self.is_integer()) {
             self.forward_raw(input, &mut sums);
@@ -166,7 +172,7 @@ impl<
                 *sum = nearest(value);
             }
         }
-        read(sums.get(..self.outputs()).unwrap_or(&[]))
+        read(&sums)
     }
 
     /// Runs the layers of integers.
@@ -225,13 +231,17 @@ impl<
 
     /// [`classify_q`](Self::classify_q) on a slice of any length; missing inputs count as 0.
     pub fn classify_q_from(&self, input: &[i32]) -> usize {
-        self.raw_outputs_of(input, |raw| match self.title.head {
-            Head::Identity => {
-                let mut output = [0.0; OUT];
-                self.dequantise(raw, &mut output);
-                position_of_largest(output.get(..raw.len()).unwrap_or(&[]))
+        let outputs = self.outputs();
+        self.raw_outputs_of(input, |sums| {
+            let raw = sums.get(..outputs).unwrap_or(&[]);
+            match self.title.head {
+                Head::Identity if self.is_integer() => {
+                    let mut output = [0.0; OUT];
+                    self.dequantise(raw, &mut output);
+                    position_of_largest(output.get(..outputs).unwrap_or(&[]))
+                }
+                _ => self.class_of(raw),
             }
-            _ => self.class_of(raw),
         })
     }
 
@@ -403,13 +413,8 @@ pub const fn ram_bytes(width: usize, layers: usize) -> usize {
     fixed + layer * layers + sums * width
 }
 
-impl<
-    const IN: usize,
-    const OUT: usize,
-    const WIDTH: usize,
-    const LAYERS: usize,
-    const KINDS: u16,
-> fmt::Debug for Model<'_, IN, OUT, WIDTH, LAYERS, KINDS>
+impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize, const KINDS: u16>
+    fmt::Debug for Model<'_, IN, OUT, WIDTH, LAYERS, KINDS>
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Model")
@@ -420,13 +425,8 @@ impl<
 }
 
 #[cfg(feature = "defmt")]
-impl<
-    const IN: usize,
-    const OUT: usize,
-    const WIDTH: usize,
-    const LAYERS: usize,
-    const KINDS: u16,
-> defmt::Format for Model<'_, IN, OUT, WIDTH, LAYERS, KINDS>
+impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize, const KINDS: u16>
+    defmt::Format for Model<'_, IN, OUT, WIDTH, LAYERS, KINDS>
 {
     fn format(&self, f: defmt::Formatter<'_>) {
         defmt::write!(
@@ -478,7 +478,10 @@ fn read<'m, const KINDS: u16>(
     for k in 0..count {
         let layer = Layer::read::<KINDS>(&mut reader, last, k == 0, k + 1 == count)?;
         // A model is of f32 or of integers throughout.
-        if layers.first().is_some_and(|first| first.is_integer() != layer.is_integer()) {
+        if layers
+            .first()
+            .is_some_and(|first| first.is_integer() != layer.is_integer())
+        {
             return Err(malformed);
         }
         last = layer.outputs();

@@ -95,7 +95,9 @@ impl IntegerLayer {
 
     /// The last position on a grid, by the definition.
     fn position(&self, node: usize, x: i64) -> i64 {
-        let IntegerNode { hi, width, scale, .. } = self.nodes[node];
+        let IntegerNode {
+            hi, width, scale, ..
+        } = self.nodes[node];
         let lo = i64::from(hi) - i64::from(width);
         let d = i128::from((x - lo).clamp(0, i64::from(width)));
         ((d << self.shift) * (i128::from(scale) + 1) >> 32) as i64
@@ -222,7 +224,10 @@ pub fn encode(head: Head, layers: &[IntegerLayer]) -> Blob {
             let (groups, coefficients) = layer.pack();
             let bytes: Vec<u8> = match layer.scalar {
                 Scalar::I8 => coefficients.iter().map(|&c| c as i8 as u8).collect(),
-                _ => coefficients.iter().flat_map(|&c| (c as i16).to_le_bytes()).collect(),
+                _ => coefficients
+                    .iter()
+                    .flat_map(|&c| (c as i16).to_le_bytes())
+                    .collect(),
             };
             let base: Vec<u32> = std::iter::once(layer.shift)
                 .chain(layer.scales.iter().flatten().map(|number| number.to_bits()))
@@ -233,17 +238,19 @@ pub fn encode(head: Head, layers: &[IntegerLayer]) -> Blob {
     let messages: Vec<LayerMessage> = layers
         .iter()
         .zip(&packed)
-        .map(|(layer, (nodes, groups, coefficients, base))| LayerMessage {
-            degree: layer.degree,
-            scalar: layer.scalar,
-            residual: false,
-            outputs: layer.bias.len() as u16,
-            nodes: Aligned::of(nodes),
-            bias: Aligned::of(&layer.bias),
-            targets: Aligned::of(groups),
-            coefficients: Aligned::of(coefficients),
-            base: Aligned::of(base),
-        })
+        .map(
+            |(layer, (nodes, groups, coefficients, base))| LayerMessage {
+                degree: layer.degree,
+                scalar: layer.scalar,
+                residual: false,
+                outputs: layer.bias.len() as u16,
+                nodes: Aligned::of(nodes),
+                bias: Aligned::of(&layer.bias),
+                targets: Aligned::of(groups),
+                coefficients: Aligned::of(coefficients),
+                base: Aligned::of(base),
+            },
+        )
         .collect();
     let message = Message {
         name: "",
@@ -327,8 +334,9 @@ fn integers_are_evaluated_exactly_as_written_down() {
     for (degree, scalar, _) in KINDS {
         for density in [1.0, 0.6, 0.1] {
             for _ in 0..20 {
-                let widths: Vec<usize> =
-                    (0..2 + random.below(3)).map(|_| 1 + random.below(13)).collect();
+                let widths: Vec<usize> = (0..2 + random.below(3))
+                    .map(|_| 1 + random.below(13))
+                    .collect();
                 let layers = random_model(&mut random, degree, scalar, &widths, density);
                 let blob = encode(Head::Identity, &layers);
                 let model = load(&blob);
@@ -352,7 +360,11 @@ fn integers_are_evaluated_exactly_as_written_down() {
                     let mut output = [i32::MAX; 16];
                     model.eval_q_into(&input, &mut output);
                     let output: Vec<i64> = output.iter().map(|&y| y.into()).collect();
-                    assert_eq!(output[..values.len()], values, "{degree} {scalar:?} {widths:?}");
+                    assert_eq!(
+                        output[..values.len()],
+                        values,
+                        "{degree} {scalar:?} {widths:?}"
+                    );
                     assert!(output[values.len()..].iter().all(|&y| y == 0));
                 }
             }
@@ -437,9 +449,13 @@ fn integers_that_contradict_one_another_are_refused() {
     let changes: [Change; 14] = [
         ("a first row", Malformed, |l| l[0].nodes[1].first += 1 << 15),
         ("part of a row", Malformed, |l| l[0].nodes[1].first += 1),
-        ("an endless grid", Overflow, |l| l[1].nodes[0].width = 1 << 31),
+        ("an endless grid", Overflow, |l| {
+            l[1].nodes[0].width = 1 << 31
+        }),
         ("a shift out of 32 bits", Overflow, |l| l[0].shift = 14),
-        ("a shift that does not exist", Malformed, |l| l[0].shift = 31),
+        ("a shift that does not exist", Malformed, |l| {
+            l[0].shift = 31
+        }),
         ("a right end that cannot be left", Overflow, |l| {
             l[0].nodes[0].hi = i32::MAX
         }),
@@ -451,9 +467,15 @@ fn integers_that_contradict_one_another_are_refused() {
             l[1].edges[1].iter_mut().for_each(|c| c[0] = 32_767)
         }),
         ("a scale too few", Malformed, |l| l[0].scales.truncate(2)),
-        ("scales too many", Malformed, |l| l[0].scales.push([1.0, 0.0])),
-        ("a scale that is none", NotFinite, |l| l[0].scales[0] = [f32::NAN, 0.0]),
-        ("an output beyond f32", Overflow, |l| l[1].scales[0] = [1e30, 0.0]),
+        ("scales too many", Malformed, |l| {
+            l[0].scales.push([1.0, 0.0])
+        }),
+        ("a scale that is none", NotFinite, |l| {
+            l[0].scales[0] = [f32::NAN, 0.0]
+        }),
+        ("an output beyond f32", Overflow, |l| {
+            l[1].scales[0] = [1e30, 0.0]
+        }),
         ("an output that no group has", Malformed, |l| {
             l[0].groups[0].0 = 5
         }),
@@ -468,7 +490,11 @@ fn integers_that_contradict_one_another_are_refused() {
         AnyModel::load(&encode(Head::Softmax, &layers)).err()
     };
     assert_eq!(logits([[1e-3, 0.0]; 2]), None);
-    for scales in [[[1e-3, 0.0], [2e-3, 0.0]], [[1e-3, 0.5]; 2], [[-1e-3, 0.0]; 2]] {
+    for scales in [
+        [[1e-3, 0.0], [2e-3, 0.0]],
+        [[1e-3, 0.5]; 2],
+        [[-1e-3, 0.0]; 2],
+    ] {
         assert_eq!(logits(scales), Some(Malformed));
     }
     // f32 and integers in one model.
@@ -497,7 +523,10 @@ fn sums_reach_their_bounds_and_no_further() {
             *bias = (i32::MAX - 2 * largest * weights) * if k % 2 == 0 { 1 } else { -1 };
         }
         for (k, edges) in layers[0].edges.iter_mut().enumerate() {
-            edges.iter_mut().flatten().for_each(|c| *c = if k % 2 == 0 { largest } else { -largest });
+            edges
+                .iter_mut()
+                .flatten()
+                .for_each(|c| *c = if k % 2 == 0 { largest } else { -largest });
         }
         let blob = encode(Head::Identity, &layers);
         let model = load(&blob);
