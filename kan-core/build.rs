@@ -4,7 +4,7 @@ use std::env;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-check-cfg=cfg(kan_dsp, kan_short_products)");
+    println!("cargo::rustc-check-cfg=cfg(kan_dsp, kan_v6m)");
     let target = env::var("TARGET").unwrap_or_default();
     // A Cortex-M33 may come without the DSP extension: only who names the processor has it.
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
@@ -12,7 +12,7 @@ fn main() {
     if target.starts_with("thumbv7em") || m33 {
         println!("cargo::rustc-cfg=kan_dsp");
     }
-    if target.starts_with("thumbv6m") || target.starts_with("thumbv8m.base") {
-        println!("cargo::rustc-cfg=kan_short_products");
+    if target.starts_with("thumbv6m") {
+        println!("cargo::rustc-cfg=kan_v6m");
     }
 }

@@ -5,6 +5,8 @@ use core::mem::MaybeUninit;
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
 #[cfg(kan_dsp)]
 use crate::kernel;
+#[cfg(kan_v6m)]
+use crate::kernel_v6m;
 use crate::kinds;
 
 /// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
@@ -47,6 +49,10 @@ pub(crate) trait Entry: Copy + Into<i32> {
         }
         add::<B, Self>(places, rows, table, sums)
     }
+
+    /// The kernel for blocks of four and splines of which `TAPS` coefficients count.
+    #[cfg(kan_v6m)]
+    fn block<const TAPS: usize>() -> kernel_v6m::AddBlock;
 
     /// The kernel for splines of degree 3, 1 or 0.
     #[cfg(kan_dsp)]
@@ -105,6 +111,15 @@ impl Entry for i16 {
             _ => kernel::add_step_i16,
         }
     }
+
+    #[cfg(kan_v6m)]
+    fn block<const TAPS: usize>() -> kernel_v6m::AddBlock {
+        match TAPS {
+            4 => kernel_v6m::cubic_i16,
+            2 => kernel_v6m::linear_i16,
+            _ => kernel_v6m::step_i16,
+        }
+    }
 }
 
 impl Entry for i8 {
@@ -118,6 +133,15 @@ impl Entry for i8 {
             4 => kernel::add_cubic_i8,
             2 => kernel::add_linear_i8,
             _ => kernel::add_step_i8,
+        }
+    }
+
+    #[cfg(kan_v6m)]
+    fn block<const TAPS: usize>() -> kernel_v6m::AddBlock {
+        match TAPS {
+            4 => kernel_v6m::cubic_i8,
+            2 => kernel_v6m::linear_i8,
+            _ => kernel_v6m::step_i8,
         }
     }
 }
@@ -413,14 +437,14 @@ fn at_least_0(x: i32) -> i32 {
 }
 
 /// (d·(scale + 1)) / 2³², rounded down.
-#[cfg(not(kan_short_products))]
+#[cfg(not(kan_v6m))]
 fn position(d: u32, scale: u32) -> u32 {
     ((u64::from(d) * (u64::from(scale) + 1)) >> 32) as u32
 }
 
 /// The same from products of 32 bits, where the processor has no longer ones.
-#[cfg(any(kan_short_products, test))]
-#[cfg_attr(not(kan_short_products), allow(dead_code))]
+#[cfg(any(kan_v6m, test))]
+#[cfg_attr(not(kan_v6m), allow(dead_code))]
 fn position_of_short_products(d: u32, scale: u32) -> u32 {
     let [d0, d1, s0, s1] = [d & 0xffff, d >> 16, scale & 0xffff, scale >> 16];
     let (low, cross) = (d0 * s0, d1 * s0);
@@ -431,7 +455,7 @@ fn position_of_short_products(d: u32, scale: u32) -> u32 {
     d1 * s1 + (middle >> 16) + (other >> 16) + u32::from(carry)
 }
 
-#[cfg(kan_short_products)]
+#[cfg(kan_v6m)]
 use position_of_short_products as position;
 
 /// Where a node's input lies: what all edges that leave the node share.
@@ -583,6 +607,7 @@ fn add<B: Basis, T: Entry>(
 
 /// The same for splines of which `TAPS` coefficients count.
 #[cfg(not(kan_dsp))]
+#[cfg_attr(kan_v6m, allow(unsafe_code))]
 fn add_splines<T: Entry, const TAPS: usize>(
     places: &[Place],
     rows: usize,
@@ -591,7 +616,18 @@ fn add_splines<T: Entry, const TAPS: usize>(
 ) -> Option<()> {
     while sums.len() >= 4 {
         let block = table.split_off(..4 * rows)?;
-        add_block::<T, TAPS, 4>(places, block, sums.split_off_mut(..4)?)?;
+        let sums = sums.split_off_mut(..4)?;
+        #[cfg(kan_v6m)]
+        if !places.is_empty() {
+            let places = places.as_ptr_range();
+            let (table, sums) = (block.as_ptr().cast(), sums.as_mut_ptr());
+            // SAFETY: there are places; `Tables::check` has shown that no position of a node leaves
+            // the node's rows and that these are among the group's; there are four sums; groups start
+            // at multiples of four in a table that does, and blocks of four before others.
+            unsafe { T::block::<TAPS>()(places.start, places.end, table, sums) };
+            continue;
+        }
+        add_block::<T, TAPS, 4>(places, block, sums)?;
     }
     if sums.len() >= 2 {
         let block = table.split_off(..2 * rows)?;
