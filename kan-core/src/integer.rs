@@ -419,19 +419,18 @@ impl<'m, T: Entry> Tables<'m, T> {
     }
 }
 
+#[cfg(not(kan_v6m))]
 impl IntegerNode {
     /// Where `x` is: the row of its interval in the upper 17 bits, and Q15 of the interval.
     fn locate(&self, x: i32, shift: u32) -> u32 {
-        // hi ⊖ x, saturating, by masks: a processor without conditional execution would branch.
-        let r = self.hi.wrapping_sub(x);
-        let overflow = ((self.hi ^ x) & (self.hi ^ r)) >> 31;
-        let below = at_least_0((r & !overflow) | (((r >> 31) ^ i32::MIN) & overflow));
+        let below = at_least_0(self.hi.saturating_sub(x));
         let d = at_least_0(self.width as i32 - below) as u32;
         self.first + position(d << shift, self.scale)
     }
 }
 
 /// `x`, or 0 if it is negative.
+#[cfg(not(kan_v6m))]
 fn at_least_0(x: i32) -> i32 {
     x & !(x >> 31)
 }
@@ -567,7 +566,12 @@ fn locate<'s, B: Basis>(
     }
     for (slot, &words) in slots.iter_mut().zip(nodes) {
         let x = input.split_off_first().copied().unwrap_or(0);
-        slot.write(B::at(IntegerNode::unpack(words).locate(x, shift)));
+        #[cfg(kan_v6m)]
+        // SAFETY: the layer's check has seen to the shift.
+        let position = unsafe { kernel_v6m::position(&words, x, shift) };
+        #[cfg(not(kan_v6m))]
+        let position = IntegerNode::unpack(words).locate(x, shift);
+        slot.write(B::at(position));
     }
     // SAFETY: all have been written, being as many as nodes.
     Some(unsafe { slots.assume_init_ref() })

@@ -121,3 +121,57 @@ add_block!(
     [i8s!("sxth r4, r1"), i8s!("asrs r4, r1, #16")]
 );
 add_block!(step_i8, "2", [i8s!("sxth r4, r1")]);
+
+/// The position of an input on a node's grid, without a branch, from products of 32 bits.
+///
+/// # Safety
+/// The shift is less than 32.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn position(node: &[u32; 4], input: i32, shift: u32) -> u32 {
+    naked_asm!(
+        "push {{r4-r7, lr}}",
+        "ldm r0!, {{r4-r7}}", // hi, width, scale, first
+        "subs r0, r4, r1",    // hi − x, where it does not overflow
+        "eors r1, r4",
+        "eors r4, r0",
+        "ands r1, r4",
+        "asrs r1, r1, #31", // all ones where it does
+        "asrs r3, r0, #31",
+        "movs r4, #1",
+        "lsls r4, r4, #31",
+        "eors r3, r4", // what it is then
+        "bics r0, r1",
+        "ands r3, r1",
+        "orrs r0, r3",
+        "asrs r3, r0, #31",
+        "bics r0, r3",
+        "subs r0, r5, r0",
+        "asrs r3, r0, #31",
+        "bics r0, r3",
+        "lsls r0, r2", // d
+        "uxth r1, r0", // its halves, r1 and r2
+        "lsrs r2, r0, #16",
+        "uxth r3, r6", // and those of the scale, r3 and r4
+        "lsrs r4, r6, #16",
+        "mov r5, r1",
+        "muls r5, r3, r5", // low
+        "muls r3, r2, r3",
+        "muls r1, r4, r1",
+        "muls r2, r4, r2", // high
+        "lsrs r6, r5, #16",
+        "adds r3, r3, r6",
+        "uxth r6, r3",
+        "adds r1, r1, r6",
+        "lsrs r3, r3, #16",
+        "adds r2, r2, r3",
+        "lsrs r6, r1, #16",
+        "adds r2, r2, r6",
+        "lsls r1, r1, #16",
+        "uxth r5, r5",
+        "orrs r1, r5",
+        "adds r1, r1, r0", // d more: only the carry counts
+        "adcs r2, r7",
+        "mov r0, r2",
+        "pop {{r4-r7, pc}}",
+    )
+}

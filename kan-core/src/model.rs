@@ -138,7 +138,9 @@ impl<
     /// not fit are dropped.
     pub fn eval_q_into(&self, input: &[i32], output: &mut [i32]) {
         let outputs = self.outputs();
-        self.raw_outputs_of(input, |sums| copy(sums.get(..outputs).unwrap_or(&[]), output));
+        self.raw_outputs_of(input, |sums| {
+            copy(sums.get(..outputs).unwrap_or(&[]), output)
+        });
     }
 
     /// What `read` makes of the outputs.
