@@ -30,6 +30,20 @@ pub(crate) type Locate =
 /// Phase 2. At least one place.
 pub(crate) type Add = unsafe extern "C" fn(*mut Work);
 
+/// What makes the assembler accept the extension on a Cortex-M33.
+#[cfg(kan_m33)]
+macro_rules! extension {
+    () => {
+        ".cpu cortex-m33"
+    };
+}
+#[cfg(not(kan_m33))]
+macro_rules! extension {
+    () => {
+        ""
+    };
+}
+
 /// A kernel of phase 1 from the instructions that make weights (r4, r5) of a position (r8), and leave
 /// its row in r6; r10, r11 and lr hold the constants of cubic weights.
 macro_rules! locate {
@@ -46,6 +60,7 @@ macro_rules! locate {
             shift: u32,
         ) {
             naked_asm!(
+                extension!(),
                 "push {{r4-r11, lr}}",
                 "ldr r12, [sp, #36]",
                 "movw r10, #43691",
@@ -110,6 +125,7 @@ macro_rules! add {
         #[unsafe(naked)]
         pub(crate) unsafe extern "C" fn $name(work: *mut Work) {
             naked_asm!(
+                extension!(),
                 "push {{r0, r4-r11, lr}}",
                 "ldr r1, [r0, #8]",
                 "ldr r4, [r0, #16]",

@@ -409,7 +409,8 @@ impl<
 }
 
 /// Bytes of RAM that a [`Model`] of these capacities takes on a 32-bit target: the struct itself,
-/// and the two rows of sums that an evaluation keeps on the stack beside its few locals.
+/// and the two rows of sums that an evaluation of `f32` keeps on the stack beside its few locals. One of
+/// integers keeps 4 bytes for each of `WIDTH` sums, and 12 for each of `WIDTH` or `IN` inputs of a layer.
 pub const fn ram_bytes(width: usize, layers: usize) -> usize {
     let (fixed, layer, sums) = (52, 44, 2 * size_of::<f32>());
     fixed + layer * layers + sums * width

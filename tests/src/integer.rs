@@ -100,7 +100,7 @@ impl IntegerLayer {
         } = self.nodes[node];
         let lo = i64::from(hi) - i64::from(width);
         let d = i128::from((x - lo).clamp(0, i64::from(width)));
-        ((d << self.shift) * (i128::from(scale) + 1) >> 32) as i64
+        (((d << self.shift) * (i128::from(scale) + 1)) >> 32) as i64
     }
 
     fn rows(&self, node: usize) -> usize {
