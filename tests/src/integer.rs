@@ -544,3 +544,44 @@ fn sums_reach_their_bounds_and_no_further() {
         }
     }
 }
+
+/// Assembly and portable code, floats around both: the same bits on a Cortex-M4F, M3 and M0 as here,
+/// in as many instructions for every input where no float is emulated.
+#[test]
+fn integers_are_the_same_on_every_core() {
+    use kan_train_host::device::{Firmware, Machine};
+    let shapes: [(&[usize], f32); 3] = [(&[4, 8, 3], 1.0), (&[9, 11, 7, 2], 0.5), (&[64, 10], 1.0)];
+    let machines = [Machine::Mps2An386, Machine::Mps2An385, Machine::CortexM0];
+    let images = machines.map(|machine| Firmware::build(machine).expect("it builds"));
+    let mut random = Random(46);
+    for (degree, scalar, _) in KINDS {
+        for (widths, density) in shapes {
+            let layers = random_model(&mut random, degree, scalar, widths, density);
+            let blob = encode(Head::Identity, &layers);
+            let model = Model::<64, 16, 64, 8>::load(&blob).expect("it is good");
+            let rows: Vec<f32> = (0..1000 * widths[0])
+                .map(|_| match random.below(50) {
+                    0 => f32::NAN,
+                    1 => f32::INFINITY,
+                    2 => f32::NEG_INFINITY,
+                    _ => random.within(-3000.0, 3000.0),
+                })
+                .collect();
+            let mut host = Vec::new();
+            for row in rows.chunks(widths[0]) {
+                let mut output = vec![0.0; model.outputs()];
+                model.eval_into(row, &mut output);
+                host.extend(output);
+            }
+            for (machine, image) in machines.iter().zip(&images) {
+                let run = image.evaluate(&blob, &rows, widths[0]).expect("it runs");
+                let what = format!("{machine}: degree {degree}, {scalar:?}, {widths:?}");
+                assert_eq!(run.equal_outputs(&host), host.len(), "{what}");
+                if *machine == Machine::Mps2An386 {
+                    let counts = run.instructions();
+                    assert_eq!(counts.min, counts.max, "{what}");
+                }
+            }
+        }
+    }
+}
