@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod compile;
 pub mod dataset;
 pub mod device;
+pub mod emulator;
 pub mod evaluator;
 pub mod gaps;
 pub mod grid;
