@@ -11,8 +11,8 @@ const BOARDS: [&str; 7] = [
     "microbit",
     "netduinoplus2",
     "nrf52840-dk",
-    "nrf5340-dk",
     "pico",
+    "pico2",
 ];
 
 fn main() {

@@ -19,7 +19,7 @@ mod application {
     use defmt::Debug2Format;
     use defmt_rtt as _;
     use embedded_hal::delay::DelayNs;
-    use firmware_example::oven::{Error, Oven, PERIOD_MS, Reading};
+    use firmware_example::oven::{Oven, PERIOD_MS, Reading};
     use kan_core::{Model, blob_len};
 
     use crate::board::{Board, NAME};
