@@ -6,9 +6,7 @@
 use core::{convert::Infallible, fmt};
 use embedded_hal::{digital::OutputPin, digital::PinState, pwm};
 use embedded_io::{Read, Write, WriteReady};
-use nrf51_hal::{
-    Twi, clocks::Clocks, gpio, gpio::p0, pac, timer::Timer, twi, uart, uart::Uart,
-};
+use nrf51_hal::{Twi, clocks::Clocks, gpio, gpio::p0, pac, timer::Timer, twi, uart, uart::Uart};
 
 pub struct Board {
     pub serial: Serial,
@@ -27,7 +25,10 @@ impl Board {
         Clocks::new(peripherals.CLOCK).enable_ext_hfosc();
         let pins = p0::Parts::new(peripherals.GPIO);
         let uart_pins = uart::Pins {
-            txd: pins.p0_24.into_push_pull_output(gpio::Level::High).degrade(),
+            txd: pins
+                .p0_24
+                .into_push_pull_output(gpio::Level::High)
+                .degrade(),
             rxd: pins.p0_25.into_floating_input().degrade(),
             cts: None,
             rts: None,

@@ -28,7 +28,10 @@ impl Board {
         Clocks::new(peripherals.CLOCK).enable_ext_hfosc();
         let pins = p0::Parts::new(peripherals.P0);
         let uart_pins = uarte::Pins {
-            txd: pins.p0_06.into_push_pull_output(gpio::Level::High).degrade(),
+            txd: pins
+                .p0_06
+                .into_push_pull_output(gpio::Level::High)
+                .degrade(),
             rxd: pins.p0_08.into_floating_input().degrade(),
             cts: None,
             rts: None,

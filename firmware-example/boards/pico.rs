@@ -6,7 +6,11 @@
 use core::fmt;
 use cortex_m::peripheral::{SYST, syst::SystClkSource};
 use rp2040_hal::{
-    Clock, I2C, Sio, Timer, Watchdog, clocks, fugit::RateExtU32, gpio, gpio::Pins, pac, pwm,
+    Clock, I2C, Sio, Timer, Watchdog, clocks,
+    fugit::RateExtU32,
+    gpio,
+    gpio::Pins,
+    pac, pwm,
     uart::{DataBits, Enabled, StopBits, UartConfig, UartPeripheral},
 };
 

@@ -6,7 +6,13 @@
 use core::fmt;
 use cortex_m::peripheral::{DCB, DWT};
 use rp235x_hal::{
-    Clock, I2C, block::ImageDef, Sio, Timer, Watchdog, clocks, fugit::RateExtU32, gpio, gpio::Pins, pac, pwm,
+    Clock, I2C, Sio, Timer, Watchdog,
+    block::ImageDef,
+    clocks,
+    fugit::RateExtU32,
+    gpio,
+    gpio::Pins,
+    pac, pwm,
     timer::CopyableTimer0,
     uart::{DataBits, Enabled, StopBits, UartConfig, UartPeripheral},
 };

@@ -26,7 +26,10 @@ pub fn model() -> &'static [u8] {
 #[inline(never)]
 pub fn stack_bytes(work: &mut dyn FnMut()) -> u32 {
     let top = cortex_m::register::msp::read() as usize;
-    let bottom = (&raw const __sheap).addr().max(top - PAINTED_BYTES).next_multiple_of(4);
+    let bottom = (&raw const __sheap)
+        .addr()
+        .max(top - PAINTED_BYTES)
+        .next_multiple_of(4);
     for address in (bottom..top).step_by(4) {
         // SAFETY: stack below the stack pointer is in nobody's use, and no interrupt is enabled
         // that could use it meanwhile.

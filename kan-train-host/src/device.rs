@@ -284,7 +284,9 @@ impl Device {
             per_second: identity.ticks_per_second,
         });
         if let Unit::Instructions { .. } = unit {
-            let [ten, more] = identity.ticks_of_thousand_turns.map(|ticks| unit.count(ticks));
+            let [ten, more] = identity
+                .ticks_of_thousand_turns
+                .map(|ticks| unit.count(ticks));
             // The two calls differ, if at all, in how they load their argument.
             if more.abs_diff(ten + 2000) > 4 {
                 return Err(device.garbled("its counter does not count instructions".into()));
@@ -382,7 +384,10 @@ impl Device {
     ) -> Result<DeviceRun, DeviceError> {
         let model = self.model()?;
         let outputs = usize::from(model.outputs);
-        if inputs.is_empty() || n_inputs != usize::from(model.inputs) || inputs.len() % n_inputs != 0 {
+        if inputs.is_empty()
+            || n_inputs != usize::from(model.inputs)
+            || inputs.len() % n_inputs != 0
+        {
             return Err(DeviceError::Shape {
                 values: inputs.len(),
                 inputs: model.inputs.into(),
@@ -411,13 +416,16 @@ impl Device {
             let rows: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
             let mut frame = self.ask(Ask::Predict { rows: &rows })?;
             let data = match self.answer(&mut frame)? {
-                Answer::Rows(data) if data.len() == batch.len() / n_inputs * 4 * (outputs + 1) => data,
+                Answer::Rows(data) if data.len() == batch.len() / n_inputs * 4 * (outputs + 1) => {
+                    data
+                }
                 _ => return Err(self.garbled("not as many outputs as asked for".into())),
             };
             let (words, _) = data.as_chunks();
             for row in words.chunks_exact(outputs + 1) {
                 let (values, ticks) = row.split_at(outputs);
-                run.outputs.extend(values.iter().map(|&word| f32::from_le_bytes(word)));
+                run.outputs
+                    .extend(values.iter().map(|&word| f32::from_le_bytes(word)));
                 let ticks = ticks.iter().map(|&word| u32::from_le_bytes(word));
                 run.counts.extend(ticks.map(|ticks| match ticks {
                     UNCOUNTED => None,
@@ -482,7 +490,9 @@ impl Device {
             let mut chunk = [0; 512];
             let received = match self.link.receive(&mut chunk, patience) {
                 Ok(received) => received,
-                Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Interrupted) =>
+                {
                     continue;
                 }
                 Err(error) => return Err(self.gone(&error)),

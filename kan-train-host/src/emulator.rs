@@ -28,6 +28,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 use thiserror::Error;
 
+use crate::artifact;
 use crate::device::{Device, DeviceError, DeviceRun, Link, Unit, within_capacity};
 
 /// The emulator's program.
@@ -141,7 +142,9 @@ impl FromStr for Machine {
             return Ok(Self::Mps2An386);
         }
         let name = text.strip_prefix("qemu:");
-        let found = Self::ALL.into_iter().find(|machine| name == Some(machine.name()));
+        let found = Self::ALL
+            .into_iter()
+            .find(|machine| name == Some(machine.name()));
         found.ok_or_else(|| UnknownMachine(text.to_owned()))
     }
 }
@@ -271,6 +274,25 @@ fn toolchain(program: &str) -> Command {
     command
 }
 
+/// The right to build firmware, held by one process and thread at a time.
+pub(crate) struct Lock(#[expect(dead_code)] fs::File);
+
+impl Lock {
+    pub(crate) fn new() -> Result<Self, DeviceError> {
+        let folder = env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| Path::new(WORKSPACE).join("target"), PathBuf::from);
+        let path = Path::new(WORKSPACE).join(folder).join(".firmware-lock");
+        let opened = path.parent().map_or(Ok(()), fs::create_dir_all);
+        opened
+            .and_then(|()| fs::File::create(&path))
+            .and_then(|file| file.lock().map(|()| Self(file)))
+            .map_err(|source| DeviceError::Io {
+                what: path.display().to_string(),
+                source,
+            })
+    }
+}
+
 /// An image of the firmware for a machine.
 pub struct Firmware {
     machine: Machine,
@@ -321,6 +343,9 @@ impl Firmware {
     /// [`size`]: Self::size
     pub fn build_binary(machine: Machine, binary: &str) -> Result<Self, DeviceError> {
         availability(machine)?;
+        // Boards with the same target are built to the same file, perhaps by another `kan` at the same
+        // time: each gets a copy of its own while nobody else builds.
+        let _lock = Lock::new()?;
         let build = toolchain("cargo")
             .args([
                 "build",
@@ -346,12 +371,23 @@ impl Firmware {
                 error.unwrap_or("no reason given").to_owned(),
             ));
         }
-        String::from_utf8_lossy(&build.stdout)
+        let built = String::from_utf8_lossy(&build.stdout)
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-            .ok_or_else(|| DeviceError::Build(format!("no executable {binary}")))
-            .and_then(|path| Self::open(machine, &path))
+            .ok_or_else(|| DeviceError::Build(format!("no executable {binary}")))?;
+        let copy = built.with_file_name(format!("{binary}-{}", machine.board()));
+        let copied = |source| DeviceError::Io {
+            what: copy.display().to_string(),
+            source,
+        };
+        let image = fs::read(&built).map_err(copied)?;
+        // Not touched if it is the same: QEMU may be reading it.
+        if fs::read(&copy).ok().as_ref() != Some(&image) {
+            artifact::write_atomic(&copy, &image)
+                .map_err(|error| copied(io::Error::other(error.to_string())))?;
+        }
+        Self::open(machine, &copy)
     }
 
     /// Takes an image that was built before.
@@ -460,7 +496,9 @@ impl Firmware {
             })?;
             let start = self.model.start;
             command.arg("-device");
-            command.arg(format!("loader,file=model.kan,addr={start:#x},force-raw=on"));
+            command.arg(format!(
+                "loader,file=model.kan,addr={start:#x},force-raw=on"
+            ));
         }
         Emulator::start(command, folder).map_err(|source| DeviceError::Io {
             what: QEMU.into(),
@@ -567,10 +605,13 @@ impl Link for Emulator {
 
     fn receive(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
         if self.pending.is_empty() {
-            self.pending = self.output.recv_timeout(patience).map_err(|error| match error {
-                RecvTimeoutError::Timeout => ErrorKind::TimedOut,
-                RecvTimeoutError::Disconnected => ErrorKind::UnexpectedEof,
-            })?;
+            self.pending = self
+                .output
+                .recv_timeout(patience)
+                .map_err(|error| match error {
+                    RecvTimeoutError::Timeout => ErrorKind::TimedOut,
+                    RecvTimeoutError::Disconnected => ErrorKind::UnexpectedEof,
+                })?;
         }
         let count = self.pending.len().min(buffer.len());
         for (to, from) in buffer.iter_mut().zip(self.pending.drain(..count)) {

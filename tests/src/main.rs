@@ -17,5 +17,6 @@ mod lbfgs;
 mod network;
 mod problem;
 mod prune;
+mod server;
 mod spline;
 mod training;
