@@ -338,6 +338,11 @@ impl Device {
             let same = |shape: &Shape| shape.crc == crc && shape.blob_len as usize == blob.len();
             model.as_ref().is_ok_and(same)
         };
+        if !held(&self.model) {
+            // One that was sent to RAM before may hide it.
+            let mut frame = self.ask(Ask::Load)?;
+            self.model = self.info(&mut frame)?.model.map_err(str::to_owned);
+        }
         if held(&self.model) {
             return Ok(());
         }

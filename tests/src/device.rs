@@ -332,20 +332,27 @@ fn what_does_not_fit_is_refused() {
     );
 }
 
-/// The firmware with its code at `symbol` overwritten.
+/// The firmware with its code overwritten at every symbol whose name has `symbol` in it, or at the
+/// start of the section.
 fn sabotaged(folder: &Path, section: &str, symbol: Option<&str>, code: &[u8]) -> Firmware {
     let mut image = fs::read(firmware().path()).expect("the firmware is built");
     let file = object::File::parse(&*image).expect("it is an ELF file");
     let section = file.section_by_name(section).expect("it has the section");
     let (start, _) = section.file_range().expect("the section is in the file");
-    let offset = symbol.map_or(0, |name| {
-        let mut symbols = file.symbols();
-        let symbol = symbols.find(|symbol| symbol.name().is_ok_and(|found| found.contains(name)));
+    let offsets: Vec<u64> = match symbol {
+        None => vec![0],
         // The lowest bit of a function's address says that it is Thumb code.
-        (symbol.expect("it has the symbol").address() & !1) - section.address()
-    });
-    let at = usize::try_from(start + offset).expect("the file is in memory");
-    image[at..at + code.len()].copy_from_slice(code);
+        Some(name) => file
+            .symbols()
+            .filter(|symbol| symbol.name().is_ok_and(|found| found.contains(name)))
+            .map(|symbol| (symbol.address() & !1) - section.address())
+            .collect(),
+    };
+    assert!(!offsets.is_empty(), "it has the symbol");
+    for offset in offsets {
+        let at = usize::try_from(start + offset).expect("the file is in memory");
+        image[at..at + code.len()].copy_from_slice(code);
+    }
     let path = folder.join("sabotaged");
     fs::write(&path, image).expect("the folder is writable");
     Firmware::open(Machine::Mps2An386, &path).expect("it is still firmware")
@@ -363,13 +370,13 @@ fn a_device_that_fails_or_hangs_is_an_error_and_its_emulator_ends() {
         other => panic!("{other:?}"),
     }
 
-    // An undefined instruction where a layer is evaluated: the processor is reset, and tells why.
-    let undefined = [0x00, 0xDE];
+    // Undefined instructions where layers are read and evaluated: the processor is reset, and tells
+    // where it was.
     let faulty = sabotaged(
         folder.path(),
         ".text",
-        Some("kan_core5layer5Layer4eval"),
-        &undefined,
+        Some("kan_core5layer"),
+        &[0x00, 0xDE],
     );
     let mut device = faulty
         .with_patience(Duration::from_millis(700))
