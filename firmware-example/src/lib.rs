@@ -5,6 +5,7 @@
 //!   same code runs on every board and, with mocked peripherals, in a test on the host.
 //! - [`server`] answers a host over a serial line: it evaluates a model on the rows that the host
 //!   sends, and counts what each inference takes. [`protocol`] is how the two talk.
+//! - [`boards`] tells a host how firmware and models get to each board.
 //!
 //! Binaries: `serve` and `regulate` are the two on a board, each of which is one file in `boards/`;
 //! `minimal` is the least firmware around a model, and `baseline` the same without `kan-core`, to
@@ -14,6 +15,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod boards;
 pub mod oven;
 pub mod protocol;
 pub mod server;

@@ -23,6 +23,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use std::{env, fmt, fs, thread};
 
+use firmware_example::boards::Board;
 use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SectionKind, elf};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -31,14 +32,14 @@ use thiserror::Error;
 use crate::artifact;
 use crate::device::{Device, DeviceError, DeviceRun, Link, Unit, within_capacity};
 
-/// The emulator's program.
-const QEMU: &str = "qemu-system-arm";
+/// QEMU's program for Arm.
+pub const QEMU: &str = "qemu-system-arm";
 
 /// Where the firmware's sources are: it is built where this crate was.
-pub(crate) const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The toolchain that builds it.
-const TOOLCHAIN: &str = include_str!("../../rust-toolchain.toml");
+/// The toolchain that builds it: the file that says so.
+pub const TOOLCHAIN: &str = include_str!("../../rust-toolchain.toml");
 
 /// How long the firmware may say nothing, unless told otherwise, each of three times. A checksum over
 /// the whole region of the model, the longest silence there is, takes QEMU a few seconds.
@@ -77,7 +78,7 @@ impl Machine {
         Self::NetduinoPlus2,
     ];
 
-    /// QEMU's name of the machine.
+    /// QEMU's name of the machine, which is that of its board too.
     pub fn name(self) -> &'static str {
         match self {
             Self::Microbit => "microbit",
@@ -89,22 +90,14 @@ impl Machine {
         }
     }
 
-    /// The Rust target of its processor.
-    pub fn target(self) -> &'static str {
-        match self {
-            Self::Microbit => "thumbv6m-none-eabi",
-            Self::Mps2An385 => "thumbv7m-none-eabi",
-            Self::Mps2An386 | Self::Mps2An500 | Self::NetduinoPlus2 => "thumbv7em-none-eabihf",
-            Self::Mps2An505 => "thumbv8m.main-none-eabihf",
-        }
+    /// Its board.
+    pub fn board(self) -> &'static Board {
+        Board::named(self.name()).expect("every machine has a board of its name")
     }
 
-    /// The feature of `firmware-example` that selects its board.
-    pub fn board(self) -> &'static str {
-        match self {
-            Self::Mps2An385 | Self::Mps2An386 | Self::Mps2An500 => "mps2",
-            _ => self.name(),
-        }
+    /// The Rust target of its processor.
+    pub fn target(self) -> &'static str {
+        self.board().target
     }
 
     /// Ticks a second of the counter of its board, in the machine's time.
@@ -117,13 +110,23 @@ impl Machine {
         }
     }
 
-    /// Which of the serial ports is the board's.
-    fn serial(self) -> &'static [&'static str] {
-        match self {
-            // USART2.
-            Self::NetduinoPlus2 => &["-serial", "null", "-serial", "stdio"],
-            _ => &["-serial", "stdio"],
+    /// QEMU's arguments for the machine with its board's serial line at standard input and output,
+    /// up to the file with the firmware.
+    pub fn arguments(self) -> Vec<&'static str> {
+        let mut arguments = vec![
+            "-machine",
+            self.name(),
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+        ];
+        if self == Self::NetduinoPlus2 {
+            // Its board uses the second serial port.
+            arguments.extend(["-serial", "null"]);
         }
+        arguments.extend(["-serial", "stdio", "-kernel"]);
+        arguments
     }
 }
 
@@ -356,7 +359,7 @@ impl Firmware {
                 "firmware-example",
             ])
             .args(["--bin", binary, "--target", machine.target()])
-            .args(["--features", machine.board()])
+            .args(["--features", machine.board().feature])
             .args(["--message-format", "json-render-diagnostics"])
             .stdin(Stdio::null())
             .output()
@@ -376,7 +379,7 @@ impl Firmware {
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
             .ok_or_else(|| DeviceError::Build(format!("no executable {binary}")))?;
-        let copy = built.with_file_name(format!("{binary}-{}", machine.board()));
+        let copy = built.with_file_name(format!("{binary}-{}", machine.board().name));
         let copied = |source| DeviceError::Io {
             what: copy.display().to_string(),
             source,
@@ -482,10 +485,8 @@ impl Firmware {
         let mut command = Command::new(QEMU);
         command
             .current_dir(folder.path())
-            .args(["-machine", self.machine.name(), "-icount", "shift=7"])
-            .args(["-display", "none", "-monitor", "none"])
-            .args(self.machine.serial())
-            .arg("-kernel")
+            .args(["-icount", "shift=7"])
+            .args(self.machine.arguments())
             .arg(&self.path);
         // The loader takes no empty file; an empty blob is no blob in blank memory either.
         if !blob.is_empty() {

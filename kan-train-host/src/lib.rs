@@ -13,6 +13,7 @@ pub mod lbfgs;
 pub mod levenberg;
 pub mod network;
 pub mod objective;
+pub mod pack;
 pub mod penalty;
 pub mod predictor;
 pub mod problem;
