@@ -296,12 +296,63 @@ impl Lock {
     }
 }
 
+/// Builds a binary of `firmware-example` for a board, and gives the path of the image.
+///
+/// # Errors
+/// [`DeviceError::Build`] or [`DeviceError::Io`].
+pub fn build(board: &Board, binary: &str) -> Result<PathBuf, DeviceError> {
+    // Boards with the same target are built to the same file, perhaps by another `kan` at the same
+    // time: each gets a copy of its own while nobody else builds.
+    let _lock = Lock::new()?;
+    let build = toolchain("cargo")
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            "firmware",
+            "--package",
+            "firmware-example",
+        ])
+        .args(["--bin", binary, "--target", board.target])
+        .args(["--features", board.feature])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| DeviceError::Io {
+            what: "cargo".into(),
+            source,
+        })?;
+    if !build.status.success() {
+        let said = String::from_utf8_lossy(&build.stderr);
+        let error = said.lines().find(|line| line.starts_with("error"));
+        return Err(DeviceError::Build(
+            error.unwrap_or("no reason given").to_owned(),
+        ));
+    }
+    let built = String::from_utf8_lossy(&build.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+        .ok_or_else(|| DeviceError::Build(format!("no executable {binary}")))?;
+    let copy = built.with_file_name(format!("{binary}-{}", board.name));
+    let copied = |source| DeviceError::Io {
+        what: copy.display().to_string(),
+        source,
+    };
+    let image = fs::read(&built).map_err(copied)?;
+    // Not touched if it is the same: QEMU may be reading it.
+    if fs::read(&copy).ok().as_ref() != Some(&image) {
+        artifact::write_atomic(&copy, &image)
+            .map_err(|error| copied(io::Error::other(error.to_string())))?;
+    }
+    Ok(copy)
+}
+
 /// An image of the firmware for a machine.
 pub struct Firmware {
     machine: Machine,
     path: PathBuf,
     model: Region,
-    size: Size,
     patience: Duration,
 }
 
@@ -324,6 +375,42 @@ pub struct Size {
 }
 
 impl Size {
+    /// Adds up the sections of an image that stay in the device's memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::Io`] or, if it is no ELF file, [`DeviceError::Image`].
+    pub fn of(path: &Path) -> Result<Self, DeviceError> {
+        let bytes = fs::read(path).map_err(|source| DeviceError::Io {
+            what: path.display().to_string(),
+            source,
+        })?;
+        let file = object::File::parse(&*bytes).map_err(|error| DeviceError::Image {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let mut size = Self {
+            text: 0,
+            data: 0,
+            bss: 0,
+        };
+        for section in file.sections() {
+            let SectionFlags::Elf { sh_flags } = section.flags() else {
+                continue;
+            };
+            if sh_flags & u64::from(elf::SHF_ALLOC) == 0 {
+                continue;
+            }
+            if section.kind() == SectionKind::UninitializedData {
+                size.bss += section.size();
+            } else if sh_flags & u64::from(elf::SHF_WRITE) != 0 {
+                size.data += section.size();
+            } else {
+                size.text += section.size();
+            }
+        }
+        Ok(size)
+    }
+
     /// Bytes of flash.
     pub fn flash(&self) -> u64 {
         self.text + self.data
@@ -338,59 +425,8 @@ impl Size {
 impl Firmware {
     /// Builds the model server: about half a minute on two cores the first time, then nothing.
     pub fn build(machine: Machine) -> Result<Self, DeviceError> {
-        Self::build_binary(machine, "serve")
-    }
-
-    /// Builds another binary of `firmware-example`, such as those whose [`size`] is to be compared.
-    ///
-    /// [`size`]: Self::size
-    pub fn build_binary(machine: Machine, binary: &str) -> Result<Self, DeviceError> {
         availability(machine)?;
-        // Boards with the same target are built to the same file, perhaps by another `kan` at the same
-        // time: each gets a copy of its own while nobody else builds.
-        let _lock = Lock::new()?;
-        let build = toolchain("cargo")
-            .args([
-                "build",
-                "--quiet",
-                "--profile",
-                "firmware",
-                "--package",
-                "firmware-example",
-            ])
-            .args(["--bin", binary, "--target", machine.target()])
-            .args(["--features", machine.board().feature])
-            .args(["--message-format", "json-render-diagnostics"])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| DeviceError::Io {
-                what: "cargo".into(),
-                source,
-            })?;
-        if !build.status.success() {
-            let said = String::from_utf8_lossy(&build.stderr);
-            let error = said.lines().find(|line| line.starts_with("error"));
-            return Err(DeviceError::Build(
-                error.unwrap_or("no reason given").to_owned(),
-            ));
-        }
-        let built = String::from_utf8_lossy(&build.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-            .ok_or_else(|| DeviceError::Build(format!("no executable {binary}")))?;
-        let copy = built.with_file_name(format!("{binary}-{}", machine.board().name));
-        let copied = |source| DeviceError::Io {
-            what: copy.display().to_string(),
-            source,
-        };
-        let image = fs::read(&built).map_err(copied)?;
-        // Not touched if it is the same: QEMU may be reading it.
-        if fs::read(&copy).ok().as_ref() != Some(&image) {
-            artifact::write_atomic(&copy, &image)
-                .map_err(|error| copied(io::Error::other(error.to_string())))?;
-        }
-        Self::open(machine, &copy)
+        Self::open(machine, &build(machine.board(), "serve")?)
     }
 
     /// Takes an image that was built before.
@@ -425,7 +461,6 @@ impl Firmware {
         Ok(Self {
             machine,
             model: region("__model_start", "__model_end")?,
-            size: size(&file),
             patience: PATIENCE,
             path,
         })
@@ -441,11 +476,6 @@ impl Firmware {
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
-    }
-
-    /// The memory that the image takes.
-    pub fn size(&self) -> Size {
-        self.size
     }
 
     /// Starts QEMU with the model in `blob` in the region that the firmware has for it.
@@ -485,7 +515,6 @@ impl Firmware {
         let mut command = Command::new(QEMU);
         command
             .current_dir(folder.path())
-            .args(["-icount", "shift=7"])
             .args(self.machine.arguments())
             .arg(&self.path);
         // The loader takes no empty file; an empty blob is no blob in blank memory either.
@@ -520,31 +549,6 @@ impl Firmware {
     ) -> Result<DeviceRun, DeviceError> {
         self.start(blob)?.evaluate(inputs, n_inputs, |_| ())
     }
-}
-
-/// Adds up the sections that stay in the device's memory.
-fn size(file: &object::File) -> Size {
-    let mut size = Size {
-        text: 0,
-        data: 0,
-        bss: 0,
-    };
-    for section in file.sections() {
-        let SectionFlags::Elf { sh_flags } = section.flags() else {
-            continue;
-        };
-        if sh_flags & u64::from(elf::SHF_ALLOC) == 0 {
-            continue;
-        }
-        if section.kind() == SectionKind::UninitializedData {
-            size.bss += section.size();
-        } else if sh_flags & u64::from(elf::SHF_WRITE) != 0 {
-            size.data += section.size();
-        } else {
-            size.text += section.size();
-        }
-    }
-    size
 }
 
 /// QEMU with the firmware's serial line at its standard input and output. It does not outlive this

@@ -1,7 +1,7 @@
 //! `kan-core` on the host: the bytes that go to the device, evaluated as the device does.
 
-use kan_core::blob::VERSION;
-use kan_core::{LoadError, Model, blob_len};
+use kan_core::blob::{HEADER_LEN, LayerMessage, Node, VERSION};
+use kan_core::{Head, LoadError, Model, blob_len};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -65,7 +65,7 @@ impl Evaluator {
             Some(LoadError::Version(version)) => Err(EvaluatorError::Version(version)),
             Some(LoadError::Truncated) => Err(EvaluatorError::Truncated {
                 found: bytes.len(),
-                expected: blob_len(bytes).unwrap_or(kan_core::blob::HEADER_LEN),
+                expected: blob_len(bytes).unwrap_or(HEADER_LEN),
             }),
             Some(LoadError::CapacityExceeded) => Err(EvaluatorError::TooLarge),
             Some(other) => Err(EvaluatorError::Refused(other)),
@@ -114,6 +114,20 @@ impl Evaluator {
             .chunks_exact(model.inputs())
             .map(|row| model.in_domain_of(row))
             .collect()
+    }
+
+    /// The middle of each input's grid, in the unit of the input.
+    pub fn centre(&self) -> Vec<f64> {
+        type Title<'a> = (&'a str, Head, &'a str, &'a str, u32);
+        let layers = postcard::take_from_bytes::<Title<'_>>(&self.bytes()[HEADER_LEN..]);
+        let first = layers.and_then(|(_, layers)| postcard::take_from_bytes(layers));
+        let (first, _): (LayerMessage<'_>, _) = first.expect("the bytes were checked");
+        let nodes = first.nodes.data.as_chunks::<16>().0.iter();
+        let centre = |node: &[u8; 16]| {
+            let node = Node::unpack(bytemuck::cast(*node));
+            f64::from(node.lo + 0.5 * f32::from(node.intervals) / node.inv_step)
+        };
+        nodes.map(centre).collect()
     }
 
     /// The number of nodes from the inputs to the outputs.

@@ -3,14 +3,19 @@
 //! These tests need QEMU and the Rust target; where one is missing they fail with the line that
 //! installs it.
 
-use std::{fs, path::Path, sync::OnceLock, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use kan_core::{
     LoadError, Model, ModelBytes,
     blob::{Aligned, Head, LayerMessage, Message, Node, Scalar},
 };
 use kan_train_host::device::{Cost, DeviceError, DeviceRun};
-use kan_train_host::emulator::{self, Firmware, Machine, Missing};
+use kan_train_host::emulator::{self, Firmware, Machine, Missing, Size};
 use kan_train_host::evaluator::Evaluator;
 use object::{Object, ObjectSection, ObjectSymbol};
 
@@ -480,8 +485,9 @@ fn what_is_missing_is_named_by_the_line_that_installs_it() {
 #[test]
 fn kan_core_is_small() {
     let size = |binary| {
-        let built = Firmware::build_binary(Machine::Mps2An386, binary);
-        built.unwrap_or_else(|error| panic!("{error}")).size()
+        let built = emulator::build(Machine::Mps2An386.board(), binary);
+        let size = built.and_then(|path| Size::of(&path));
+        size.unwrap_or_else(|error| panic!("{error}"))
     };
     let (minimal, baseline) = (size("minimal"), size("baseline"));
     println!("bytes              text   data    bss   flash     RAM");
@@ -583,4 +589,21 @@ fn every_machine_computes_the_bits_of_the_host() {
             println!("{machine}, {kind}: {:?}, {:?}", cost(&run), run.model);
         }
     }
+}
+
+/// Eight bytes of inputs and four of outputs a row, and the counts.
+#[test]
+fn the_serial_port_carries_at_least_500_inferences_a_second() {
+    let blob = Blob::random(3, false, &[2, 5, 1], false);
+    let inputs = Numbers(1).many(2 * 2000);
+    let mut device = firmware()
+        .start(blob.bytes())
+        .unwrap_or_else(|error| panic!("{error}"));
+    let start = Instant::now();
+    let run = device
+        .evaluate(&inputs, 2, |_| ())
+        .unwrap_or_else(|error| panic!("{error}"));
+    let rate = run.counts.len() as f64 / start.elapsed().as_secs_f64();
+    println!("{rate:.0} inferences a second");
+    assert!(rate > 500.0, "{rate}");
 }

@@ -3,6 +3,7 @@
 mod adamw;
 mod artifact;
 mod blob;
+mod board;
 mod command_line;
 mod compile;
 mod dataset;

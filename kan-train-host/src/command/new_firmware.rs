@@ -4,8 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use firmware_example::boards::Board;
-use kan_core::Head;
-use kan_core::blob::{HEADER_LEN, LayerMessage, Node};
 use kan_train_host::artifact;
 use kan_train_host::emulator::{Machine, QEMU, TOOLCHAIN, WORKSPACE};
 use kan_train_host::evaluator::Evaluator;
@@ -65,10 +63,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         ("build.rs", BUILD.to_owned()),
         ("memory.x", format!("{}{MODEL_SECTION}", args.board.memory)),
         ("src/board.rs", args.board.source.to_owned()),
-        (
-            "src/main.rs",
-            program(&name, args.board, &loaded.evaluator)?,
-        ),
+        ("src/main.rs", program(&name, args.board, &loaded.evaluator)),
     ];
 
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -183,15 +178,15 @@ SECTIONS
 } INSERT AFTER .text;
 ";
 
-fn program(name: &str, board: &Board, evaluator: &Evaluator) -> Result<String, Failure> {
+fn program(name: &str, board: &Board, evaluator: &Evaluator) -> String {
     let model = evaluator.model();
     let rust_type = evaluator.rust_type();
     let bytes = evaluator.bytes().len();
-    let centre = centre(evaluator).ok_or_else(|| Failure::new("the blob has no grids: a bug"))?;
+    let centre: Vec<f32> = evaluator.centre().iter().map(|&x| x as f32).collect();
     let inputs = input_names(&model).map_or("the model's inputs".into(), |names| names.join(", "));
     let inputs = one_line(&inputs);
     let about = board.about;
-    Ok(format!(
+    format!(
         r#"//! {name}, firmware for {about}: evaluates a model once a second and writes the outputs, and
 //! what the inference took, to the serial line.
 
@@ -252,9 +247,9 @@ fn main() -> ! {{
         let input = {centre:?};
         board.counter.start();
         let output = model.eval(&input);
-        let ticks = board.counter.ticks();
+        let ticks = board.counter.ticks().unwrap_or_default();
         let _ = match model.in_domain(&input) {{
-            true => writeln!(board.serial, "{{output:?}} in {{ticks:?}} ticks"),
+            true => writeln!(board.serial, "{{output:?}} in {{ticks}} ticks"),
             false => writeln!(board.serial, "{{output:?}}, but an input is out of the domain"),
         }};
         asm::delay(Counter::TICKS_PER_SECOND);
@@ -266,20 +261,5 @@ fn panic(_: &PanicInfo) -> ! {{
     SCB::sys_reset()
 }}
 "#
-    ))
-}
-
-/// The middle of each input's grid.
-fn centre(evaluator: &Evaluator) -> Option<Vec<f32>> {
-    let message = evaluator.bytes().get(HEADER_LEN..)?;
-    type Title<'a> = (&'a str, Head, &'a str, &'a str, u32);
-    let (_, layers) = postcard::take_from_bytes::<Title<'_>>(message).ok()?;
-    let (first, _) = postcard::take_from_bytes::<LayerMessage<'_>>(layers).ok()?;
-    let (nodes, _) = first.nodes.data.as_chunks::<16>();
-    let centre = |node: &[u8; 16]| {
-        let words: [u32; 4] = bytemuck::cast(*node);
-        let node = Node::unpack(words);
-        node.lo + 0.5 * f32::from(node.intervals) / node.inv_step
-    };
-    Some(nodes.iter().map(centre).collect())
+    )
 }
