@@ -113,14 +113,8 @@ impl Machine {
     /// QEMU's arguments for the machine with its board's serial line at standard input and output,
     /// up to the file with the firmware.
     pub fn arguments(self) -> Vec<&'static str> {
-        let mut arguments = vec![
-            "-machine",
-            self.name(),
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-        ];
+        let mut arguments = vec!["-machine", self.name(), "-icount", "shift=7"];
+        arguments.extend(["-display", "none", "-monitor", "none"]);
         if self == Self::NetduinoPlus2 {
             // Its board uses the second serial port.
             arguments.extend(["-serial", "null"]);
