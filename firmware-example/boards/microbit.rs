@@ -94,6 +94,7 @@ impl Counter {
         timer.bitmode.write(|w| w.bitmode()._32bit());
         // SAFETY: a prescaler of 2^0 is a valid one.
         timer.prescaler.write(|w| unsafe { w.prescaler().bits(0) });
+        // SAFETY: 1 triggers the task.
         timer.tasks_start.write(|w| unsafe { w.bits(1) });
         Self(timer)
     }

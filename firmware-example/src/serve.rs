@@ -9,6 +9,7 @@ mod region;
 
 #[cfg(target_os = "none")]
 mod device {
+    use core::hint::black_box;
     use core::panic::PanicInfo;
     use core::ptr;
     use core::sync::atomic::{Ordering, compiler_fence};
@@ -81,8 +82,40 @@ mod device {
         }
 
         fn stack_bytes(&mut self, work: &mut dyn FnMut()) -> u32 {
-            region::stack_bytes(work)
+            stack_bytes(work)
         }
+    }
+
+    /// Most bytes of stack that are painted to see how many are used.
+    const PAINTED_BYTES: usize = 64 * 1024;
+
+    /// What painted stack holds.
+    const PAINT: u32 = 0xA5A5_5A5A;
+
+    unsafe extern "C" {
+        /// Where the program's variables end, by cortex-m-rt.
+        static __sheap: u8;
+    }
+
+    /// The most stack that `work` uses, in bytes: paint what lies below, work, look what is left.
+    #[inline(never)]
+    fn stack_bytes(work: &mut dyn FnMut()) -> u32 {
+        let top = cortex_m::register::msp::read() as usize;
+        let bottom = (&raw const __sheap)
+            .addr()
+            .max(top - PAINTED_BYTES)
+            .next_multiple_of(4);
+        for address in (bottom..top).step_by(4) {
+            // SAFETY: stack below the stack pointer is in nobody's use, and no interrupt is enabled
+            // that could use it meanwhile.
+            unsafe { (address as *mut u32).write_volatile(PAINT) };
+        }
+        black_box(work)();
+        let used = (bottom..top).step_by(4).find(|&address| {
+            // SAFETY: as above; the memory is initialised.
+            unsafe { (address as *const u32).read_volatile() != PAINT }
+        });
+        used.map_or(0, |address| (top - address) as u32)
     }
 
     /// Executes two instructions `turns` times, and a few around them.

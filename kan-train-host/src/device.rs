@@ -391,7 +391,7 @@ impl Device {
         let outputs = usize::from(model.outputs);
         if inputs.is_empty()
             || n_inputs != usize::from(model.inputs)
-            || inputs.len() % n_inputs != 0
+            || !inputs.len().is_multiple_of(n_inputs)
         {
             return Err(DeviceError::Shape {
                 values: inputs.len(),
