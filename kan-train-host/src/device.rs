@@ -1,7 +1,8 @@
 //! Models on a device: a client of the model server in `firmware-example`, over a serial line.
 //!
 //! The device may be a board at a serial port ([`Device::at_port`]) or one that QEMU emulates
-//! ([`crate::emulator`]). Rows go to it in frames of the [`protocol`], outputs come back bit for bit
+//! ([`crate::emulator`]). Rows go to it in frames of the
+//! [protocol](firmware_example::protocol), outputs come back bit for bit
 //! as the device computed them, with what each inference took. Whatever the device does (nothing,
 //! garbage, a fault, an end), the result is an answer or an error within a bounded time.
 //!
