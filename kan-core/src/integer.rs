@@ -1,12 +1,7 @@
 //! Layers of integer tables: their checks, and their evaluation without a float.
 
-use core::mem::MaybeUninit;
-
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
-#[cfg(kan_dsp)]
-use crate::kernel;
-#[cfg(kan_v6m)]
-use crate::kernel_v6m;
+use crate::kernel::{self, Place, Slot};
 use crate::kinds;
 
 /// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
@@ -33,117 +28,18 @@ pub(crate) trait Entry: Copy + Into<i32> {
     const STEP: u16;
     const LINEAR: u16;
     const CUBIC: u16;
-
-    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`;
-    /// the sums begin at `start`, or with what they are.
-    #[cfg(not(kan_dsp))]
-    fn add<B: Basis>(
-        places: &[Place],
-        rows: usize,
-        table: &[Self],
-        start: Option<&[i32]>,
-        sums: &mut [i32],
-    ) -> Option<()> {
-        for (sum, start) in sums.iter_mut().zip(start.unwrap_or(&[])) {
-            *sum = *start;
-        }
-        add::<B, Self>(places, rows, table, sums)
-    }
-
-    /// The kernel for blocks of four and splines of which `TAPS` coefficients count.
-    #[cfg(kan_v6m)]
-    fn block<const TAPS: usize>() -> kernel_v6m::AddBlock;
-
-    /// The kernel for splines of degree 3, 1 or 0.
-    #[cfg(kan_dsp)]
-    fn kernel<B: Basis>() -> kernel::Add;
-
-    /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`;
-    /// the sums begin at `start`, or with what they are.
-    #[cfg(kan_dsp)]
-    #[allow(unsafe_code)]
-    fn add<B: Basis>(
-        places: &[Place],
-        rows: usize,
-        table: &[Self],
-        start: Option<&[i32]>,
-        sums: &mut [i32],
-    ) -> Option<()> {
-        if places.is_empty() {
-            for (sum, start) in sums.iter_mut().zip(start.unwrap_or(&[])) {
-                *sum = *start;
-            }
-            return Some(());
-        }
-        let starts = start.map_or(sums.len(), <[_]>::len);
-        if starts != sums.len() || rows * sums.len() > table.len() {
-            return None;
-        }
-        let start = start.map_or(sums.as_ptr(), <[_]>::as_ptr);
-        let places = places.as_ptr_range();
-        let mut work = kernel::Work {
-            places: places.start,
-            places_end: places.end,
-            table: table.as_ptr().cast(),
-            start,
-            outputs: sums.len(),
-            rows,
-            sums: sums.as_mut_ptr(),
-        };
-        // SAFETY: there are places; `Tables::check` has shown that no position of a node leaves the
-        // node's rows and that these are among the group's `rows`; table and sums are long enough, and
-        // groups start at multiples of four in a table that does.
-        unsafe { Self::kernel::<B>()(&raw mut work) };
-        Some(())
-    }
 }
 
 impl Entry for i16 {
     const STEP: u16 = kinds::STEP_I16;
     const LINEAR: u16 = kinds::LINEAR_I16;
     const CUBIC: u16 = kinds::CUBIC_I16;
-
-    #[cfg(kan_dsp)]
-    fn kernel<B: Basis>() -> kernel::Add {
-        match B::TAPS {
-            4 => kernel::add_cubic_i16,
-            2 => kernel::add_linear_i16,
-            _ => kernel::add_step_i16,
-        }
-    }
-
-    #[cfg(kan_v6m)]
-    fn block<const TAPS: usize>() -> kernel_v6m::AddBlock {
-        match TAPS {
-            4 => kernel_v6m::cubic_i16,
-            2 => kernel_v6m::linear_i16,
-            _ => kernel_v6m::step_i16,
-        }
-    }
 }
 
 impl Entry for i8 {
     const STEP: u16 = kinds::STEP_I8;
     const LINEAR: u16 = kinds::LINEAR_I8;
     const CUBIC: u16 = kinds::CUBIC_I8;
-
-    #[cfg(kan_dsp)]
-    fn kernel<B: Basis>() -> kernel::Add {
-        match B::TAPS {
-            4 => kernel::add_cubic_i8,
-            2 => kernel::add_linear_i8,
-            _ => kernel::add_step_i8,
-        }
-    }
-
-    #[cfg(kan_v6m)]
-    fn block<const TAPS: usize>() -> kernel_v6m::AddBlock {
-        match TAPS {
-            4 => kernel_v6m::cubic_i8,
-            2 => kernel_v6m::linear_i8,
-            _ => kernel_v6m::step_i8,
-        }
-    }
 }
 
 /// The tables of one layer.
@@ -356,16 +252,17 @@ impl<'m, T: Entry> Tables<'m, T> {
     }
 
     /// Writes the layer's sums to the start of `sums`. Without `input` they are what is there now:
-    /// all are read before the first sum is written. Inputs that are missing count as 0.
+    /// all are read before the first sum is written.
     ///
-    /// `None` would be an access out of bounds: there is none after [`check`](Self::check).
+    /// `None` would be an access out of bounds, or an input that is missing: there is none after
+    /// [`check`](Self::check) where inputs are as many as nodes.
+    #[inline(always)]
     pub fn eval<const KINDS: u16>(
-        &self,
+        self,
         input: Option<&[i32]>,
         sums: &mut [i32],
         places: &mut [Slot],
     ) -> Option<()> {
-        let places = places.get_mut(..self.nodes.len())?;
         match self.degree {
             0 if KINDS & T::STEP != 0 => self.run::<Step>(input, sums, places),
             1 if KINDS & T::LINEAR != 0 => self.run::<Linear>(input, sums, places),
@@ -374,8 +271,9 @@ impl<'m, T: Entry> Tables<'m, T> {
         }
     }
 
+    #[inline(always)]
     fn run<B: Basis>(
-        &self,
+        self,
         input: Option<&[i32]>,
         sums: &mut [i32],
         places: &mut [Slot],
@@ -385,41 +283,63 @@ impl<'m, T: Entry> Tables<'m, T> {
         if let &[[_, ALL_NODES], [low, high]] = self.groups {
             let rows = usize::from(low) | usize::from(high) << 16;
             let sums = sums.get_mut(..self.bias.len())?;
-            return T::add::<B>(places, rows, self.coefficients, Some(self.bias), sums);
+            return add::<B, T>(places, rows, self.coefficients, Some(self.bias), sums);
         }
-        self.run_groups::<B>(places, sums)
-    }
-
-    /// Phase 2 of a layer of several groups.
-    #[inline(never)]
-    fn run_groups<B: Basis>(&self, places: &[Place], sums: &mut [i32]) -> Option<()> {
-        let (mut bias, mut coefficients) = (self.bias, self.coefficients);
-        let mut sums = sums.get_mut(..bias.len())?;
-        let mut groups = self.groups;
-        while let Some(group) = next_group(&mut groups) {
-            let sums = sums.split_off_mut(..group.outputs)?;
-            let start = bias.split_off(..group.outputs)?;
-            let count = group.rows * group.outputs;
-            let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
-            match group.members {
-                None => T::add::<B>(places, group.rows, table, Some(start), sums)?,
-                Some(members) => {
-                    // At least once, for the bias.
-                    let (mut members, mut start) = (members, Some(start));
-                    while start.is_some() || !members.is_empty() {
-                        let some = members.split_off(..members.len().min(GATHERED))?;
-                        let mut gathered = [const { Slot::uninit() }; GATHERED];
-                        let gathered = gather(places, some, &mut gathered)?;
-                        T::add::<B>(gathered, group.rows, table, start.take(), sums)?;
-                    }
-                }
-            }
-        }
-        Some(())
+        let Self {
+            bias,
+            groups,
+            coefficients,
+            ..
+        } = self;
+        run_groups::<B, T>(groups, bias, coefficients, places, sums)
     }
 }
 
-#[cfg(not(kan_v6m))]
+/// Phase 2 of a layer of several groups.
+#[inline(never)]
+fn run_groups<B: Basis, T: Entry>(
+    mut groups: &[[u16; 2]],
+    mut bias: &[i32],
+    mut coefficients: &[T],
+    places: &[Place],
+    sums: &mut [i32],
+) -> Option<()> {
+    let mut sums = sums.get_mut(..bias.len())?;
+    while let Some(group) = next_group(&mut groups) {
+        let sums = sums.split_off_mut(..group.outputs)?;
+        let start = bias.split_off(..group.outputs)?;
+        let count = group.rows * group.outputs;
+        let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
+        match group.members {
+            None => add::<B, T>(places, group.rows, table, Some(start), sums)?,
+            Some([]) => copy(start, sums),
+            Some(mut members) => {
+                let mut start = Some(start);
+                while !members.is_empty() {
+                    let some = members.split_off(..members.len().min(GATHERED))?;
+                    let mut slots = [const { Slot::uninit() }; GATHERED];
+                    // Their rows without those that are skipped.
+                    let gathered = kernel::fill(&mut slots, some, |_, &[node, skipped]| {
+                        let place = *places.get(usize::from(node))?;
+                        let row = place.row - u32::from(skipped);
+                        Some(Place { row, ..place })
+                    })?;
+                    add::<B, T>(gathered, group.rows, table, start.take(), sums)?;
+                }
+            }
+        }
+    }
+    Some(())
+}
+
+/// Where sums start.
+fn copy(start: &[i32], sums: &mut [i32]) {
+    for (sum, start) in sums.iter_mut().zip(start) {
+        *sum = *start;
+    }
+}
+
+#[cfg(not(any(kan_dsp, kan_v6m)))]
 impl IntegerNode {
     /// Where `x` is: the row of its interval in the upper 17 bits, and Q15 of the interval.
     fn locate(&self, x: i32, shift: u32) -> u32 {
@@ -430,7 +350,7 @@ impl IntegerNode {
 }
 
 /// `x`, or 0 if it is negative.
-#[cfg(not(kan_v6m))]
+#[cfg(not(any(kan_dsp, kan_v6m)))]
 fn at_least_0(x: i32) -> i32 {
     x & !(x >> 31)
 }
@@ -457,33 +377,18 @@ fn position_of_short_products(d: u32, scale: u32) -> u32 {
 #[cfg(kan_v6m)]
 use position_of_short_products as position;
 
-/// Where a node's input lies: what all edges that leave the node share.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Place {
-    /// Weights of the coefficients in the interval's rows, 16 bits each, the first lowest.
-    weights: [u32; 2],
-    /// The first of the rows.
-    row: u32,
-}
-
-/// Room for a place.
-pub(crate) type Slot = MaybeUninit<Place>;
-
 /// Splines of one degree.
 pub(crate) trait Basis {
     /// Coefficients that count on an interval.
     const TAPS: usize;
 
-    /// Finds places, many at a time.
-    #[cfg(kan_dsp)]
-    const LOCATE: kernel::Locate;
-
     /// The weights at a position.
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place;
 }
 
 /// Two weights in a word.
+#[cfg(not(any(kan_dsp, kan_v6m)))]
 fn pair(low: i32, high: i32) -> u32 {
     (low as u32 & 0xffff) | (high as u32) << 16
 }
@@ -492,9 +397,8 @@ struct Cubic;
 
 impl Basis for Cubic {
     const TAPS: usize = 4;
-    #[cfg(kan_dsp)]
-    const LOCATE: kernel::Locate = kernel::locate_cubic;
 
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         let t = position & 0x7fff;
         let t2 = t * t; // Q30
@@ -518,9 +422,8 @@ struct Linear;
 
 impl Basis for Linear {
     const TAPS: usize = 2;
-    #[cfg(kan_dsp)]
-    const LOCATE: kernel::Locate = kernel::locate_linear;
 
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         let t = ((position >> 1) & 0x3fff) as i32;
         Place {
@@ -534,9 +437,8 @@ struct Step;
 
 impl Basis for Step {
     const TAPS: usize = 1;
-    #[cfg(kan_dsp)]
-    const LOCATE: kernel::Locate = kernel::locate_step;
 
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         Place {
             weights: [16_384, 0],
@@ -545,73 +447,48 @@ impl Basis for Step {
     }
 }
 
-/// Finds the places of all nodes, as many as `slots`. Inputs that are missing count as 0.
-#[allow(unsafe_code)]
+/// Finds the places of all nodes.
+#[inline(always)]
 fn locate<'s, B: Basis>(
     nodes: &[[u32; 4]],
     shift: u32,
-    mut input: &[i32],
+    input: &[i32],
     slots: &'s mut [Slot],
 ) -> Option<&'s [Place]> {
-    let slots = slots.get_mut(..nodes.len())?;
-    #[cfg(kan_dsp)]
-    if !nodes.is_empty() && input.len() >= nodes.len() {
-        let ends = slots.as_mut_ptr_range();
-        let (start, end) = (ends.start.cast(), ends.end.cast());
-        // SAFETY: as many nodes as slots, at least one, and at least as many inputs; the layer's check
-        // has seen to the shift.
-        unsafe { B::LOCATE(nodes.as_ptr(), input.as_ptr(), start, end, shift) };
-        // SAFETY: the kernel has written all.
-        return Some(unsafe { slots.assume_init_ref() });
-    }
-    for (slot, &words) in slots.iter_mut().zip(nodes) {
-        let x = input.split_off_first().copied().unwrap_or(0);
-        #[cfg(kan_v6m)]
-        // SAFETY: the layer's check has seen to the shift.
-        let position = unsafe { kernel_v6m::position(&words, x, shift) };
-        #[cfg(not(kan_v6m))]
-        let position = IntegerNode::unpack(words).locate(x, shift);
-        slot.write(B::at(position));
-    }
-    // SAFETY: all have been written, being as many as nodes.
-    Some(unsafe { slots.assume_init_ref() })
+    #[cfg(any(kan_dsp, kan_v6m))]
+    return kernel::locate(B::TAPS, nodes, input, shift, slots);
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
+    kernel::fill(slots, nodes, |k, &words| {
+        let position = IntegerNode::unpack(words).locate(*input.get(k)?, shift);
+        Some(B::at(position))
+    })
 }
 
-/// The places of members, their rows without those that are skipped. As many slots as members suffice.
-#[allow(unsafe_code)]
-fn gather<'s>(
-    places: &[Place],
-    members: &[[u16; 2]],
-    slots: &'s mut [Slot],
-) -> Option<&'s [Place]> {
-    let slots = slots.get_mut(..members.len())?;
-    for (slot, &[node, skipped]) in slots.iter_mut().zip(members) {
-        let place = *places.get(usize::from(node))?;
-        let row = place.row - u32::from(skipped);
-        slot.write(Place { row, ..place });
-    }
-    // SAFETY: all have been written, being as many as members.
-    Some(unsafe { slots.assume_init_ref() })
-}
-
-/// Adds the edges that leave `places` to the sums of a group.
-#[cfg(not(kan_dsp))]
+/// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`; the sums
+/// begin at `start`, or with what they are.
+#[inline(always)]
 fn add<B: Basis, T: Entry>(
     places: &[Place],
     rows: usize,
     table: &[T],
+    start: Option<&[i32]>,
     sums: &mut [i32],
 ) -> Option<()> {
-    match B::TAPS {
-        4 => add_splines::<T, 4>(places, rows, table, sums),
-        2 => add_splines::<T, 2>(places, rows, table, sums),
-        _ => add_splines::<T, 1>(places, rows, table, sums),
+    #[cfg(kan_dsp)]
+    return kernel::add(B::TAPS, places, rows, table, start, sums);
+    #[cfg(not(kan_dsp))]
+    {
+        copy(start.unwrap_or(&[]), sums);
+        match B::TAPS {
+            4 => add_splines::<T, 4>(places, rows, table, sums),
+            2 => add_splines::<T, 2>(places, rows, table, sums),
+            _ => add_splines::<T, 1>(places, rows, table, sums),
+        }
     }
 }
 
 /// The same for splines of which `TAPS` coefficients count.
 #[cfg(not(kan_dsp))]
-#[cfg_attr(kan_v6m, allow(unsafe_code))]
 fn add_splines<T: Entry, const TAPS: usize>(
     places: &[Place],
     rows: usize,
@@ -622,15 +499,8 @@ fn add_splines<T: Entry, const TAPS: usize>(
         let block = table.split_off(..4 * rows)?;
         let sums = sums.split_off_mut(..4)?;
         #[cfg(kan_v6m)]
-        if !places.is_empty() {
-            let places = places.as_ptr_range();
-            let (table, sums) = (block.as_ptr().cast(), sums.as_mut_ptr());
-            // SAFETY: there are places; `Tables::check` has shown that no position of a node leaves
-            // the node's rows and that these are among the group's; there are four sums; groups start
-            // at multiples of four in a table that does, and blocks of four before others.
-            unsafe { T::block::<TAPS>()(places.start, places.end, table, sums) };
-            continue;
-        }
+        kernel::add_four(TAPS, places, block, sums)?;
+        #[cfg(not(kan_v6m))]
         add_block::<T, TAPS, 4>(places, block, sums)?;
     }
     if sums.len() >= 2 {

@@ -2,7 +2,8 @@
 
 use crate::base::silu;
 use crate::blob::{LoadError, Node, Reader, Scalar};
-use crate::integer::{Entry, Slot, Tables};
+use crate::integer::{Entry, Tables};
+use crate::kernel::Slot;
 use crate::kinds;
 
 /// No sum of table entries may be able to exceed this. It is a quarter of what `f32` can hold, so
@@ -263,7 +264,10 @@ impl<'m> Layer<'m> {
         }
     }
 
-    /// [`eval`](Self::eval) of a layer of integers; without `input` on what is in `sums`.
+    /// [`eval`](Self::eval) of a layer of integers; without `input` on what is in `sums`. No input may
+    /// be missing.
+    // Not inlined: a model calls it for its first, last and other layers.
+    #[inline(never)]
     pub fn eval_raw<const KINDS: u16>(
         &self,
         input: Option<&[i32]>,

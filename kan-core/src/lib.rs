@@ -10,13 +10,8 @@ compile_error!(
 mod base;
 pub mod blob;
 mod integer;
-// Assembly; the rest of the crate has no unsafe code but the calls into it.
-#[cfg(kan_dsp)]
 #[allow(unsafe_code)]
 mod kernel;
-#[cfg(kan_v6m)]
-#[allow(unsafe_code)]
-mod kernel_v6m;
 pub mod kinds;
 mod layer;
 mod model;

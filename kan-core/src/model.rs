@@ -6,7 +6,7 @@ use heapless::{Vec, VecView};
 
 use crate::base::{logistic, softmax};
 use crate::blob::{Head, Header, LoadError, Reader, VERSION};
-use crate::integer::Slot;
+use crate::kernel::Slot;
 use crate::kinds;
 use crate::layer::{Layer, LayerTables};
 
@@ -125,31 +125,34 @@ impl<
     /// rounded to the nearest integer, with half a unit away from 0.
     pub fn eval_q(&self, input: &[i32; IN]) -> [i32; OUT] {
         let mut output = [0; OUT];
-        let outputs = self.outputs();
-        self.raw_outputs_of(input, |sums| {
-            for (k, (y, &sum)) in output.iter_mut().zip(sums).enumerate() {
-                *y = if k < outputs { sum } else { 0 };
+        if self.is_integer() {
+            self.forward_raw(input, &mut output);
+        } else {
+            let mut values = [0.0; IN];
+            for (value, &x) in values.iter_mut().zip(input) {
+                *value = x as f32;
             }
-        });
+            let [mut a, mut b] = [[0.0; WIDTH]; 2];
+            let values = forward::<KINDS>(&self.layers, &values, &mut a, &mut b);
+            for (y, &mut value) in output.iter_mut().zip(values) {
+                *y = nearest(value);
+            }
+        }
         output
     }
 
     /// [`eval_q`](Self::eval_q) on slices of any length: missing inputs count as 0, outputs that do
     /// not fit are dropped.
     pub fn eval_q_into(&self, input: &[i32], output: &mut [i32]) {
-        let outputs = self.outputs();
-        self.raw_outputs_of(input, |sums| {
-            copy(sums.get(..outputs).unwrap_or(&[]), output)
-        });
+        copy(&self.eval_q(&padded(input)), output);
     }
 
     /// What `read` makes of the outputs.
     fn outputs_of<R>(&self, input: &[f32], read: impl FnOnce(&mut [f32]) -> R) -> R {
-        if KINDS & kinds::F32 == 0 || (KINDS & !kinds::F32 != 0 && self.is_integer()) {
-            let raw = self.quantise(input);
+        if self.is_integer() {
+            let mut sums = [0; OUT];
+            self.forward_raw(&self.quantise(input), &mut sums);
             let mut output = [0.0; OUT];
-            let mut sums = [0; WIDTH];
-            self.forward_raw(&raw, &mut sums);
             self.dequantise(&sums, &mut output);
             read(output.get_mut(..self.outputs()).unwrap_or(&mut []))
         } else {
@@ -158,34 +161,20 @@ impl<
         }
     }
 
-    /// What `read` makes of the outputs as integers, which are the first of the numbers it gets.
-    fn raw_outputs_of<R>(&self, input: &[i32], read: impl FnOnce(&[i32; WIDTH]) -> R) -> R {
-        let mut sums = [0; WIDTH];
-        if KINDS & kinds::F32 == 0 || (KINDS & !kinds::F32 != 0 && self.is_integer()) {
-            self.forward_raw(input, &mut sums);
-        } else {
-            let mut values = [0.0; IN];
-            for (value, &x) in values.iter_mut().zip(input) {
-                *value = x as f32;
-            }
-            let [mut a, mut b] = [[0.0; WIDTH]; 2];
-            let values = forward::<KINDS>(&self.layers, &values, &mut a, &mut b);
-            for (sum, &mut value) in sums.iter_mut().zip(values) {
-                *sum = nearest(value);
-            }
-        }
-        read(&sums)
-    }
-
     /// Runs the layers of integers.
-    fn forward_raw(&self, input: &[i32], sums: &mut [i32; WIDTH]) -> Option<()> {
-        let (first, rest) = self.layers.split_first()?;
-        first.eval_raw::<KINDS>(Some(input), sums, &mut [const { Slot::uninit() }; IN])?;
+    fn forward_raw(&self, input: &[i32; IN], output: &mut [i32; OUT]) -> Option<()> {
+        let (last, before) = self.layers.split_last()?;
+        let mut places = [const { Slot::uninit() }; IN];
+        let Some((first, others)) = before.split_first() else {
+            return last.eval_raw::<KINDS>(Some(input), output, &mut places);
+        };
+        let mut sums = [0; WIDTH];
+        first.eval_raw::<KINDS>(Some(input), &mut sums, &mut places)?;
         let mut places = [const { Slot::uninit() }; WIDTH];
-        for layer in rest {
-            layer.eval_raw::<KINDS>(None, sums, &mut places)?;
+        for layer in others {
+            layer.eval_raw::<KINDS>(None, &mut sums, &mut places)?;
         }
-        Some(())
+        last.eval_raw::<KINDS>(Some(&sums), output, &mut places)
     }
 
     /// Inputs as the integers that the tables take.
@@ -217,8 +206,8 @@ impl<
 
     /// [`classify`](Self::classify) on a slice of any length; missing inputs count as 0.
     pub fn classify_from(&self, input: &[f32]) -> usize {
-        if self.is_integer() && KINDS & !kinds::F32 != 0 {
-            return self.classify_q_from(&self.quantise(input));
+        if self.is_integer() {
+            return self.classify_q(&self.quantise(input));
         }
         self.outputs_of(input, |values| self.class_of(values))
     }
@@ -228,23 +217,21 @@ impl<
     /// With tables of integers and a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head
     /// not one float instruction is executed.
     pub fn classify_q(&self, input: &[i32; IN]) -> usize {
-        self.classify_q_from(input)
+        let output = self.eval_q(input);
+        let raw = output.get(..self.outputs()).unwrap_or(&[]);
+        match self.title.head {
+            Head::Identity if self.is_integer() => {
+                let mut output = [0.0; OUT];
+                self.dequantise(raw, &mut output);
+                position_of_largest(output.get(..self.outputs()).unwrap_or(&[]))
+            }
+            _ => self.class_of(raw),
+        }
     }
 
     /// [`classify_q`](Self::classify_q) on a slice of any length; missing inputs count as 0.
     pub fn classify_q_from(&self, input: &[i32]) -> usize {
-        let outputs = self.outputs();
-        self.raw_outputs_of(input, |sums| {
-            let raw = sums.get(..outputs).unwrap_or(&[]);
-            match self.title.head {
-                Head::Identity if self.is_integer() => {
-                    let mut output = [0.0; OUT];
-                    self.dequantise(raw, &mut output);
-                    position_of_largest(output.get(..outputs).unwrap_or(&[]))
-                }
-                _ => self.class_of(raw),
-            }
-        })
+        self.classify_q(&padded(input))
     }
 
     /// The class with these logits.
@@ -317,7 +304,9 @@ impl<
 
     /// Whether the tables are integers: then an inference needs no float.
     pub fn is_integer(&self) -> bool {
-        KINDS & !kinds::F32 != 0 && self.layers.first().is_some_and(Layer::is_integer)
+        // Models of f32 and of integers are linked without the code of the other.
+        KINDS & kinds::F32 == 0
+            || (KINDS & !kinds::F32 != 0 && self.layers.first().is_some_and(Layer::is_integer))
     }
 
     /// For tables of integers, the scale and zero of an input: x in its own unit stands for the
@@ -560,6 +549,13 @@ fn nearest(x: f32) -> i32 {
     } else {
         i32::MIN
     }
+}
+
+/// What there is, and 0 for the rest.
+fn padded<const N: usize, T: Copy + Default>(from: &[T]) -> [T; N] {
+    let mut to = [T::default(); N];
+    copy(from, &mut to);
+    to
 }
 
 /// Copies what there is, and fills the rest with 0.

@@ -1,18 +1,17 @@
-//! Assembly for processors with the DSP extension (Cortex-M4, M7, M33), the only unsafe code of this
-//! crate. It computes what [`integer`](crate::integer) computes in plain Rust, bit for bit.
+//! Armv7E-M, and Armv8-M with the DSP extension (Cortex-M4, M7, M33).
 //!
-//! Two phases. First the place of every input node: weights and row. Then, for each block of four
-//! outputs, all nodes, with the four sums in registers; a node's rows are consecutive in memory, so
-//! that two LDM load the sixteen coefficients of a cubic block, and an SMLA takes each. All kernels
-//! take the same instructions for every input.
+//! Blocks of four outputs keep their sums in registers; a node's rows are consecutive in memory, so
+//! that two LDM load the sixteen coefficients of a cubic block, and an SMLA takes each. Steps are
+//! added two at a time by SADD16 and weighed once. All kernels take the same instructions for every
+//! input.
 
 use core::arch::naked_asm;
 
-use crate::integer::Place;
+use super::Place;
 
 /// What a kernel of phase 2 works on; it counts `start`, `sums` and `outputs`.
 #[repr(C)]
-pub(crate) struct Work {
+pub(super) struct Work {
     pub places: *const Place,
     pub places_end: *const Place,
     pub table: *const u8,
@@ -24,11 +23,11 @@ pub(crate) struct Work {
 }
 
 /// Phase 1: `nodes`, `inputs`, `places` and its end, and the shift. At least one node.
-pub(crate) type Locate =
+pub(super) type Locate =
     unsafe extern "C" fn(*const [u32; 4], *const i32, *mut Place, *const Place, u32);
 
 /// Phase 2. At least one place.
-pub(crate) type Add = unsafe extern "C" fn(*mut Work);
+pub(super) type Add = unsafe extern "C" fn(*mut Work);
 
 /// What makes the assembler accept the extension on a Cortex-M33.
 #[cfg(kan_m33)]
@@ -52,7 +51,7 @@ macro_rules! locate {
         /// The nodes and inputs are as many as places up to the end, and at least one; the shift is
         /// less than 32. The places may be uninitialised.
         #[unsafe(naked)]
-        pub(crate) unsafe extern "C" fn $name(
+        pub(super) unsafe extern "C" fn $name(
             nodes: *const [u32; 4],
             inputs: *const i32,
             places: *mut Place,
@@ -116,14 +115,16 @@ locate!(locate_step, "mov r5, #0", "mov r4, #16384");
 /// A kernel of phase 2 from what it does for a place (weights in r7 and r8, row in r9, sums from r3
 /// on, table in r1), for blocks of four, two and one outputs, each with the logarithm of a row's bytes.
 macro_rules! add {
-    ($name:ident, $four:literal [$($of_four:literal),*], $two:literal [$($of_two:literal),*],
+    ($name:ident,
+     $four:literal [$($first:literal),*] [$($of_four:literal),*] [$($last:literal),*],
+     $two:literal [$($of_two:literal),*],
      $one:literal [$($of_one:literal),*]) => {
         /// # Safety
         /// The places are at least one, and their rows and as many as the degree after them are among
         /// the rows of the table; it has `rows` of each output, in blocks, and starts at a multiple of
         /// four; starts and sums are as many as the outputs.
         #[unsafe(naked)]
-        pub(crate) unsafe extern "C" fn $name(work: *mut Work) {
+        pub(super) unsafe extern "C" fn $name(work: *mut Work) {
             naked_asm!(
                 extension!(),
                 "push {{r0, r4-r11, lr}}",
@@ -137,12 +138,14 @@ macro_rules! add {
                 "ldr r3, [r0, #12]",
                 "ldr r0, [r0]",
                 "ldm r3, {{r3-r6}}",
+                $($first,)*
                 "3:",
                 "ldm r0!, {{r7-r9}}",
                 concat!("add r9, r1, r9, lsl #", $four),
                 $($of_four,)*
                 "cmp r0, r2",
                 "bne 3b",
+                $($last,)*
                 "ldr r0, [sp]",
                 "add r9, r0, #12",
                 "ldm r9, {{r9-r12}}",
@@ -202,7 +205,7 @@ macro_rules! add {
 
 add!(
     add_cubic_i16,
-    "3" [
+    "3" [] [
         "ldm r9!, {{r10-r12, lr}}",
         "smlabb r3, r10, r7, r3", "smlatb r4, r10, r7, r4",
         "smlabb r5, r11, r7, r5", "smlatb r6, r11, r7, r6",
@@ -213,7 +216,7 @@ add!(
         "smlabb r5, r11, r8, r5", "smlatb r6, r11, r8, r6",
         "smlabt r3, r12, r8, r3", "smlatt r4, r12, r8, r4",
         "smlabt r5, lr, r8, r5", "smlatt r6, lr, r8, r6"
-    ],
+    ] [],
     "2" [
         "ldm r9, {{r9-r12}}",
         "smlabb r3, r9, r7, r3", "smlatb r4, r9, r7, r4",
@@ -229,13 +232,13 @@ add!(
 
 add!(
     add_linear_i16,
-    "3" [
+    "3" [] [
         "ldm r9, {{r10-r12, lr}}",
         "smlabb r3, r10, r7, r3", "smlatb r4, r10, r7, r4",
         "smlabb r5, r11, r7, r5", "smlatb r6, r11, r7, r6",
         "smlabt r3, r12, r7, r3", "smlatt r4, r12, r7, r4",
         "smlabt r5, lr, r7, r5", "smlatt r6, lr, r7, r6"
-    ],
+    ] [],
     "2" [
         "ldm r9, {{r10, r11}}",
         "smlabb r3, r10, r7, r3", "smlatb r4, r10, r7, r4",
@@ -246,10 +249,12 @@ add!(
 
 add!(
     add_step_i16,
-    "3" [
-        "ldm r9, {{r10, r11}}",
-        "smlabb r3, r10, r7, r3", "smlatb r4, r10, r7, r4",
-        "smlabb r5, r11, r7, r5", "smlatb r6, r11, r7, r6"
+    "3" ["mov r12, #0", "mov lr, #0"] [
+        "ldm r9, {{r10, r11}}", // their sums fit 16 bits
+        "sadd16 r12, r12, r10", "sadd16 lr, lr, r11"
+    ] [
+        "smlabb r3, r12, r7, r3", "smlatb r4, r12, r7, r4",
+        "smlabb r5, lr, r7, r5", "smlatb r6, lr, r7, r6"
     ],
     "2" ["ldr r10, [r9]", "smlabb r3, r10, r7, r3", "smlatb r4, r10, r7, r4"],
     "1" ["ldrh r10, [r9]", "smlabb r3, r10, r7, r3"]
@@ -257,7 +262,7 @@ add!(
 
 add!(
     add_cubic_i8,
-    "2" [
+    "2" [] [
         "ldm r9, {{r9-r12}}",
         "sxtb16 lr, r9", "smlabb r3, lr, r7, r3", "smlatb r5, lr, r7, r5",
         "sxtb16 lr, r9, ror #8", "smlabb r4, lr, r7, r4", "smlatb r6, lr, r7, r6",
@@ -267,7 +272,7 @@ add!(
         "sxtb16 lr, r11, ror #8", "smlabb r4, lr, r8, r4", "smlatb r6, lr, r8, r6",
         "sxtb16 lr, r12", "smlabt r3, lr, r8, r3", "smlatt r5, lr, r8, r5",
         "sxtb16 lr, r12, ror #8", "smlabt r4, lr, r8, r4", "smlatt r6, lr, r8, r6"
-    ],
+    ] [],
     "1" [
         "ldr r10, [r9]", "ldr r11, [r9, #4]", // two rows of two each
         "sxtb16 lr, r10", "smlad r3, lr, r7, r3",
@@ -284,13 +289,13 @@ add!(
 
 add!(
     add_linear_i8,
-    "2" [
+    "2" [] [
         "ldm r9, {{r10, r11}}",
         "sxtb16 lr, r10", "smlabb r3, lr, r7, r3", "smlatb r5, lr, r7, r5",
         "sxtb16 lr, r10, ror #8", "smlabb r4, lr, r7, r4", "smlatb r6, lr, r7, r6",
         "sxtb16 lr, r11", "smlabt r3, lr, r7, r3", "smlatt r5, lr, r7, r5",
         "sxtb16 lr, r11, ror #8", "smlabt r4, lr, r7, r4", "smlatt r6, lr, r7, r6"
-    ],
+    ] [],
     "1" [
         "ldr r10, [r9]",
         "sxtb16 lr, r10", "smlad r3, lr, r7, r3",
@@ -304,10 +309,12 @@ add!(
 
 add!(
     add_step_i8,
-    "2" [
+    "2" ["mov r12, #0", "mov lr, #0"] [
         "ldr r10, [r9]",
-        "sxtb16 lr, r10", "smlabb r3, lr, r7, r3", "smlatb r5, lr, r7, r5",
-        "sxtb16 lr, r10, ror #8", "smlabb r4, lr, r7, r4", "smlatb r6, lr, r7, r6"
+        "sxtab16 r12, r12, r10", "sxtab16 lr, lr, r10, ror #8"
+    ] [
+        "smlabb r3, r12, r7, r3", "smlatb r5, r12, r7, r5",
+        "smlabb r4, lr, r7, r4", "smlatb r6, lr, r7, r6"
     ],
     "1" [
         "ldrsb r10, [r9]", "smlabb r3, r10, r7, r3",
