@@ -497,11 +497,7 @@ fn add_splines<T: Entry, const TAPS: usize>(
 ) -> Option<()> {
     while sums.len() >= 4 {
         let block = table.split_off(..4 * rows)?;
-        let sums = sums.split_off_mut(..4)?;
-        #[cfg(kan_v6m)]
-        kernel::add_four(TAPS, places, block, sums)?;
-        #[cfg(not(kan_v6m))]
-        add_block::<T, TAPS, 4>(places, block, sums)?;
+        add_block::<T, TAPS, 4>(places, block, sums.split_off_mut(..4)?)?;
     }
     if sums.len() >= 2 {
         let block = table.split_off(..2 * rows)?;
@@ -520,19 +516,24 @@ fn add_block<T: Entry, const TAPS: usize, const W: usize>(
     table: &[T],
     sums: &mut [i32],
 ) -> Option<()> {
-    let rows = table.as_chunks::<W>().0;
-    let sums: &mut [i32; W] = sums.first_chunk_mut()?;
-    for place in places {
-        let taps: &[[T; W]; TAPS] = rows.get(place.row as usize..)?.first_chunk()?;
-        let [a, b] = place.weights;
-        let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
-        for (k, sum) in sums.iter_mut().enumerate() {
-            for (weight, row) in weights.iter().zip(taps) {
-                *sum += weight * row[k].into();
+    #[cfg(kan_v6m)]
+    return kernel::add_block(TAPS, W, places, table, sums);
+    #[cfg(not(kan_v6m))]
+    {
+        let rows = table.as_chunks::<W>().0;
+        let sums: &mut [i32; W] = sums.first_chunk_mut()?;
+        for place in places {
+            let taps: &[[T; W]; TAPS] = rows.get(place.row as usize..)?.first_chunk()?;
+            let [a, b] = place.weights;
+            let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
+            for (k, sum) in sums.iter_mut().enumerate() {
+                for (weight, row) in weights.iter().zip(taps) {
+                    *sum += weight * row[k].into();
+                }
             }
         }
+        Some(())
     }
-    Some(())
 }
 
 #[cfg(test)]

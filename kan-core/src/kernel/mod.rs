@@ -118,30 +118,41 @@ pub(crate) fn add<T>(
     Some(())
 }
 
-/// The same for a block of four sums; `None` if there are fewer.
+/// Adds the edges that leave `places`, at least one, to a block of four, two or one sums, whose rows
+/// begin the table. `None` if there are fewer sums than `width`.
 #[cfg(kan_v6m)]
 #[inline(always)]
-pub(crate) fn add_four<T>(
+pub(crate) fn add_block<T>(
     taps: usize,
+    width: usize,
     places: &[Place],
     table: &[T],
     sums: &mut [i32],
 ) -> Option<()> {
+    macro_rules! of {
+        ($four:ident, $two:ident, $one:ident) => {
+            match width {
+                4 => v6m::$four,
+                2 => v6m::$two,
+                _ => v6m::$one,
+            }
+        };
+    }
     let kernel: v6m::AddBlock = match (taps, size_of::<T>()) {
-        (4, 2) => v6m::cubic_i16,
-        (2, 2) => v6m::linear_i16,
-        (_, 2) => v6m::step_i16,
-        (4, _) => v6m::cubic_i8,
-        (2, _) => v6m::linear_i8,
-        _ => v6m::step_i8,
+        (4, 2) => of!(cubic_i16_four, cubic_i16_two, cubic_i16_one),
+        (2, 2) => of!(linear_i16_four, linear_i16_two, linear_i16_one),
+        (_, 2) => of!(step_i16_four, step_i16_two, step_i16_one),
+        (4, _) => of!(cubic_i8_four, cubic_i8_two, cubic_i8_one),
+        (2, _) => of!(linear_i8_four, linear_i8_two, linear_i8_one),
+        _ => of!(step_i8_four, step_i8_two, step_i8_one),
     };
-    if places.is_empty() || sums.len() < 4 {
+    if places.is_empty() || sums.len() < width {
         return None;
     }
     let places = places.as_ptr_range();
     let (table, sums) = (table.as_ptr().cast(), sums.as_mut_ptr());
-    // SAFETY: there are places, their rows are in the table, and there are four sums; groups start at
-    // multiples of four in a table that does, and blocks of four before others.
+    // SAFETY: there are places, their rows are in the table, and there are the sums; groups start at
+    // multiples of four in a table that does, and wider blocks come before others.
     unsafe { kernel(places.start, places.end, table, sums) };
     Some(())
 }

@@ -5,7 +5,7 @@ use core::arch::naked_asm;
 
 use super::Place;
 
-/// Adds to four sums what leaves the places, at least one, up to the end.
+/// Adds to a block of sums what leaves the places, at least one, up to the end.
 pub(super) type AddBlock = unsafe extern "C" fn(*const Place, *const Place, *const u8, *mut i32);
 
 /// A kernel: `$row` is the logarithm of a row's bytes, and `$taps` what it does for a place, with
@@ -94,7 +94,7 @@ macro_rules! i8s {
 }
 
 add_block!(
-    cubic_i16,
+    cubic_i16_four,
     "3",
     [
         i16s!("sxth r4, r1"),
@@ -104,13 +104,13 @@ add_block!(
     ]
 );
 add_block!(
-    linear_i16,
+    linear_i16_four,
     "3",
     [i16s!("sxth r4, r1"), i16s!("asrs r4, r1, #16")]
 );
 // The weight is 2¹⁴, once for all; of the first and third sums only 16 bits count.
 add_block!(
-    step_i16,
+    step_i16_four,
     "3",
     ["movs r4, #0", "movs r5, #0", "movs r6, #0", "movs r7, #0"],
     [
@@ -139,7 +139,7 @@ add_block!(
     ]
 );
 add_block!(
-    cubic_i8,
+    cubic_i8_four,
     "2",
     [
         i8s!("sxth r4, r1"),
@@ -149,11 +149,196 @@ add_block!(
     ]
 );
 add_block!(
-    linear_i8,
+    linear_i8_four,
     "2",
     [i8s!("sxth r4, r1"), i8s!("asrs r4, r1, #16")]
 );
-add_block!(step_i8, "2", [i8s!("sxth r4, r1")]);
+add_block!(step_i8_four, "2", [i8s!("sxth r4, r1")]);
+
+/// The same for blocks of two or one, with sums in r8 and r9; `$load` and `$store` are by way of r4,
+/// with r3 at the sums.
+macro_rules! add_few {
+    ($name:ident, $row:literal, [$($load:literal),*], [$($taps:expr),*], [$($store:literal),*]) => {
+        /// # Safety
+        /// The places are at least one; their rows and as many as the degree after them are in the
+        /// table, which starts at a multiple of a row's bytes.
+        #[unsafe(naked)]
+        pub(super) unsafe extern "C" fn $name(
+            places: *const Place,
+            end: *const Place,
+            table: *const u8,
+            sums: *mut i32,
+        ) {
+            naked_asm!(
+                "push {{r3-r7, lr}}",
+                "mov r4, r8",
+                "mov r5, r9",
+                "push {{r4, r5}}",
+                "mov r12, r1",
+                "mov lr, r2",
+                $($load,)*
+                "2:",
+                "ldm r0!, {{r1-r3}}",
+                concat!("lsls r3, r3, #", $row),
+                "add r3, lr",
+                $($taps,)*
+                "cmp r0, r12",
+                "bne 2b",
+                "ldr r3, [sp, #8]",
+                $($store,)*
+                "pop {{r4, r5}}",
+                "mov r8, r4",
+                "mov r9, r5",
+                "pop {{r3-r7, pc}}",
+            )
+        }
+    };
+}
+
+macro_rules! add_two {
+    ($name:ident, $row:literal, [$($taps:expr),*]) => {
+        add_few!(
+            $name, $row,
+            ["ldr r4, [r3]", "mov r8, r4", "ldr r4, [r3, #4]", "mov r9, r4"],
+            [$($taps),*],
+            ["mov r4, r8", "str r4, [r3]", "mov r4, r9", "str r4, [r3, #4]"]
+        );
+    };
+}
+
+macro_rules! add_one {
+    ($name:ident, $row:literal, [$($taps:expr),*]) => {
+        add_few!(
+            $name, $row,
+            ["ldr r4, [r3]", "mov r8, r4"],
+            [$($taps),*],
+            ["mov r4, r8", "str r4, [r3]"]
+        );
+    };
+}
+
+/// A row of two or one 16-bit coefficients, so many bytes from r3.
+macro_rules! two_i16s {
+    ($weight:literal, $at:literal) => {
+        concat!(
+            $weight,
+            "\nldr r5, [r3, #",
+            $at,
+            "]\nsxth r7, r5\nmuls r7, r4, r7\nadd r8, r7",
+            "\nasrs r5, r5, #16\nmuls r5, r4, r5\nadd r9, r5"
+        )
+    };
+}
+macro_rules! one_i16 {
+    ($weight:literal, $at:literal) => {
+        concat!(
+            $weight,
+            "\nldrh r5, [r3, #",
+            $at,
+            "]\nsxth r5, r5\nmuls r5, r4, r5\nadd r8, r5"
+        )
+    };
+}
+
+/// A row of two or one 8-bit coefficients, so many bytes from r3.
+macro_rules! two_i8s {
+    ($weight:literal, $at:literal) => {
+        concat!(
+            $weight,
+            "\nldrh r5, [r3, #",
+            $at,
+            "]\nsxtb r7, r5\nmuls r7, r4, r7\nadd r8, r7",
+            "\nsxth r5, r5\nasrs r5, r5, #8\nmuls r5, r4, r5\nadd r9, r5"
+        )
+    };
+}
+macro_rules! one_i8 {
+    ($weight:literal, $at:literal) => {
+        concat!(
+            $weight,
+            "\nldrb r5, [r3, #",
+            $at,
+            "]\nsxtb r5, r5\nmuls r5, r4, r5\nadd r8, r5"
+        )
+    };
+}
+
+add_two!(
+    cubic_i16_two,
+    "2",
+    [
+        two_i16s!("sxth r4, r1", "0"),
+        two_i16s!("asrs r4, r1, #16", "4"),
+        two_i16s!("sxth r4, r2", "8"),
+        two_i16s!("asrs r4, r2, #16", "12")
+    ]
+);
+add_two!(
+    linear_i16_two,
+    "2",
+    [
+        two_i16s!("sxth r4, r1", "0"),
+        two_i16s!("asrs r4, r1, #16", "4")
+    ]
+);
+add_two!(step_i16_two, "2", [two_i16s!("sxth r4, r1", "0")]);
+add_one!(
+    cubic_i16_one,
+    "1",
+    [
+        one_i16!("sxth r4, r1", "0"),
+        one_i16!("asrs r4, r1, #16", "2"),
+        one_i16!("sxth r4, r2", "4"),
+        one_i16!("asrs r4, r2, #16", "6")
+    ]
+);
+add_one!(
+    linear_i16_one,
+    "1",
+    [
+        one_i16!("sxth r4, r1", "0"),
+        one_i16!("asrs r4, r1, #16", "2")
+    ]
+);
+add_one!(step_i16_one, "1", [one_i16!("sxth r4, r1", "0")]);
+add_two!(
+    cubic_i8_two,
+    "1",
+    [
+        two_i8s!("sxth r4, r1", "0"),
+        two_i8s!("asrs r4, r1, #16", "2"),
+        two_i8s!("sxth r4, r2", "4"),
+        two_i8s!("asrs r4, r2, #16", "6")
+    ]
+);
+add_two!(
+    linear_i8_two,
+    "1",
+    [
+        two_i8s!("sxth r4, r1", "0"),
+        two_i8s!("asrs r4, r1, #16", "2")
+    ]
+);
+add_two!(step_i8_two, "1", [two_i8s!("sxth r4, r1", "0")]);
+add_one!(
+    cubic_i8_one,
+    "0",
+    [
+        one_i8!("sxth r4, r1", "0"),
+        one_i8!("asrs r4, r1, #16", "1"),
+        one_i8!("sxth r4, r2", "2"),
+        one_i8!("asrs r4, r2, #16", "3")
+    ]
+);
+add_one!(
+    linear_i8_one,
+    "0",
+    [
+        one_i8!("sxth r4, r1", "0"),
+        one_i8!("asrs r4, r1, #16", "1")
+    ]
+);
+add_one!(step_i8_one, "0", [one_i8!("sxth r4, r1", "0")]);
 
 /// Phase 1: `nodes`, `inputs`, `places` and its end, and the shift. At least one node.
 pub(super) type Locate =
