@@ -25,7 +25,7 @@ pub const VERSION: u16 = 1;
 /// Bits per second.
 pub const BAUD: u32 = 115_200;
 
-/// Most bytes of [`Ask::Predict::rows`], [`Ask::Piece::bytes`] and [`Answer::Rows`].
+/// Most bytes of [`Ask::Predict::rows`], [`Ask::PredictRaw::rows`], [`Ask::Piece::bytes`] and [`Answer::Rows`].
 pub const DATA_BYTES: usize = 1024;
 
 /// Most bytes of a frame between its zeros: the data, and room for all that goes with them.
@@ -68,6 +68,13 @@ pub enum Ask<'a> {
     /// The model's outputs. Answer: [`Answer::Rows`].
     Predict {
         /// Whole rows of inputs, little-endian `f32`.
+        #[serde(borrow)]
+        rows: &'a [u8],
+    },
+    /// The outputs of a model of integer tables, without a float. Answer: [`Answer::Rows`] with
+    /// `i32` in place of `f32`.
+    PredictRaw {
+        /// Whole rows of inputs, little-endian `i32`.
         #[serde(borrow)]
         rows: &'a [u8],
     },
@@ -145,6 +152,8 @@ pub struct Shape {
     pub layers: u16,
     /// Edges of all layers.
     pub edges: u32,
+    /// Whether the tables are of integers, so that [`Ask::PredictRaw`] is answered.
+    pub integer: bool,
     /// Bytes of the blob.
     pub blob_len: u32,
     /// The checksum in the blob, by which models are told apart.

@@ -6,6 +6,7 @@
 
 use core::{fmt::Write, hint::black_box};
 
+use bytemuck::NoUninit;
 use heapless::{String, Vec};
 use kan_core::{LoadError, ModelBytes, blob_len};
 
@@ -92,7 +93,16 @@ pub fn serve<const RAM: usize>(
             };
             match ask {
                 Ask::Info => line.inform(device, number, &served),
-                Ask::Predict { rows } => served.predict(device, &mut line, number, rows),
+                Ask::Predict { rows } => {
+                    let data = served.outputs(device, rows, f32::from_le_bytes, |model, x, y| {
+                        model.eval_into(x, y);
+                    });
+                    line.rows(device, number, data);
+                }
+                Ask::PredictRaw { rows } => {
+                    let data = served.raw_outputs(device, rows);
+                    line.rows(device, number, data);
+                }
                 Ask::Load => break (number, Change::Load),
                 Ask::Piece {
                     blob_len,
@@ -159,6 +169,18 @@ impl Line<'_> {
         }
     }
 
+    fn rows(
+        &mut self,
+        device: &mut impl Device,
+        number: u32,
+        data: Result<Vec<u8, DATA_BYTES>, &str>,
+    ) {
+        match data {
+            Ok(data) => self.answer(device, number, Answer::Rows(&data)),
+            Err(reason) => self.answer(device, number, Answer::Refused(reason)),
+        }
+    }
+
     fn inform(&mut self, device: &mut impl Device, number: u32, served: &Served<'_>) {
         let info = Info {
             device: self.identity,
@@ -199,6 +221,7 @@ impl<'m> Served<'m> {
                 width: model.width() as u16,
                 layers: model.layers() as u16,
                 edges: model.edges() as u32,
+                integer: model.is_integer(),
                 blob_len: model.blob_len() as u32,
                 crc: model.crc(),
                 in_ram,
@@ -210,25 +233,32 @@ impl<'m> Served<'m> {
         Self { model }
     }
 
-    fn predict(&self, device: &mut impl Device, line: &mut Line<'_>, number: u32, rows: &[u8]) {
-        let mut data = Vec::new();
-        let answer = match self.outputs(device, rows, &mut data) {
-            Ok(()) => Answer::Rows(&data),
-            Err(reason) => Answer::Refused(reason),
-        };
-        line.answer(device, number, answer);
-    }
-
-    /// The data of [`Answer::Rows`].
-    fn outputs(
+    /// As [`outputs`](Self::outputs), of integers.
+    fn raw_outputs(
         &self,
         device: &mut impl Device,
         rows: &[u8],
-        data: &mut Vec<u8, DATA_BYTES>,
-    ) -> Result<(), &str> {
+    ) -> Result<Vec<u8, DATA_BYTES>, &str> {
+        match &self.model {
+            Ok((_, shape)) if !shape.integer => Err("the tables are not of integers"),
+            _ => self.outputs(device, rows, i32::from_le_bytes, |model, x, y| {
+                model.eval_q_into(x, y);
+            }),
+        }
+    }
+
+    /// The data of [`Answer::Rows`].
+    #[inline(always)] // so that nothing lies between the counter and the model
+    fn outputs<N: Copy + Default + NoUninit>(
+        &self,
+        device: &mut impl Device,
+        rows: &[u8],
+        read: impl Fn([u8; 4]) -> N,
+        eval: impl Fn(&Model<'_>, &[N], &mut [N]),
+    ) -> Result<Vec<u8, DATA_BYTES>, &str> {
         let (model, shape) = self.model.as_ref().map_err(String::as_str)?;
-        let mut input = [0.0; CAPACITY.inputs];
-        let mut output = [0.0; CAPACITY.outputs];
+        let mut input = [N::default(); CAPACITY.inputs];
+        let mut output = [N::default(); CAPACITY.outputs];
         let (inputs, outputs) = (usize::from(shape.inputs), usize::from(shape.outputs));
         // Never none: what loads has inputs and outputs, within the capacity.
         let (Some(input), Some(output)) = (input.get_mut(..inputs), output.get_mut(..outputs))
@@ -241,23 +271,18 @@ impl<'m> Served<'m> {
         if inputs == 0 || rows.len() % inputs != 0 {
             return Err("the rows are not whole");
         }
+        let mut data = Vec::new();
         for row in rows.chunks_exact(inputs) {
             for (slot, &value) in input.iter_mut().zip(row) {
-                *slot = f32::from_le_bytes(value);
+                *slot = read(value);
             }
             device.start_counter();
-            model.eval_into(black_box(input), black_box(output));
+            eval(model, black_box(input), black_box(output));
             let ticks = device.ticks();
-            for value in output.iter() {
-                extend(data, value.to_le_bytes())?;
-            }
-            extend(data, ticks.to_le_bytes())?;
+            data.extend_from_slice(bytemuck::cast_slice(output))
+                .and_then(|()| data.extend_from_slice(&ticks.to_le_bytes()))
+                .map_err(|_| "the outputs of so many rows do not fit a frame")?;
         }
-        Ok(())
+        Ok(data)
     }
-}
-
-fn extend(data: &mut Vec<u8, DATA_BYTES>, bytes: [u8; 4]) -> Result<(), &'static str> {
-    data.extend_from_slice(&bytes)
-        .map_err(|_| "the outputs of so many rows do not fit a frame")
 }

@@ -21,6 +21,7 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bytemuck::Pod;
 use firmware_example::CAPACITY;
 use firmware_example::protocol::{
     Answer, Ask, BAUD, DATA_BYTES, FRAME_BYTES, Info, Receiver, Reply, Request, Shape, UNCOUNTED,
@@ -386,8 +387,31 @@ impl Device {
         &mut self,
         inputs: &[f32],
         n_inputs: usize,
-        mut progress: impl FnMut(usize),
+        progress: impl FnMut(usize),
     ) -> Result<DeviceRun, DeviceError> {
+        self.exchange(inputs, n_inputs, |rows| Ask::Predict { rows }, progress)
+    }
+
+    /// [`evaluate`](Self::evaluate) for a model of integer tables: integers in, integers out.
+    ///
+    /// # Errors
+    /// As `evaluate`'s; [`DeviceError::Refused`] if the tables are not of integers.
+    pub fn evaluate_raw(
+        &mut self,
+        inputs: &[i32],
+        n_inputs: usize,
+        progress: impl FnMut(usize),
+    ) -> Result<DeviceRun<i32>, DeviceError> {
+        self.exchange(inputs, n_inputs, |rows| Ask::PredictRaw { rows }, progress)
+    }
+
+    fn exchange<N: Pod>(
+        &mut self,
+        inputs: &[N],
+        n_inputs: usize,
+        ask: impl Fn(&[u8]) -> Ask<'_>,
+        mut progress: impl FnMut(usize),
+    ) -> Result<DeviceRun<N>, DeviceError> {
         let model = self.model()?;
         let outputs = usize::from(model.outputs);
         if inputs.is_empty()
@@ -418,28 +442,25 @@ impl Device {
             let now = rest.len().min(rows_at_once * n_inputs);
             let (batch, after) = rest.split_at(now);
             rest = after;
+            let rows = batch.len() / n_inputs;
             let sent = Instant::now();
-            let rows: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
-            let mut frame = self.ask(Ask::Predict { rows: &rows })?;
+            // Both sides are little endian: kan-core does not compile elsewhere.
+            let mut frame = self.ask(ask(bytemuck::cast_slice(batch)))?;
             let data = match self.answer(&mut frame)? {
-                Answer::Rows(data) if data.len() == batch.len() / n_inputs * 4 * (outputs + 1) => {
-                    data
-                }
+                Answer::Rows(data) if data.len() == rows * 4 * (outputs + 1) => data,
                 _ => return Err(self.garbled("not as many outputs as asked for".into())),
             };
-            let (words, _) = data.as_chunks();
-            for row in words.chunks_exact(outputs + 1) {
-                let (values, ticks) = row.split_at(outputs);
-                run.outputs
-                    .extend(values.iter().map(|&word| f32::from_le_bytes(word)));
-                let ticks = ticks.iter().map(|&word| u32::from_le_bytes(word));
-                run.counts.extend(ticks.map(|ticks| match ticks {
+            for row in data.chunks_exact(4 * (outputs + 1)) {
+                let (values, ticks) = row.split_at(4 * outputs);
+                let values = values.chunks_exact(4).map(bytemuck::pod_read_unaligned::<N>);
+                run.outputs.extend(values);
+                run.counts.push(match bytemuck::pod_read_unaligned(ticks) {
                     UNCOUNTED => None,
                     ticks => self.unit.count(ticks).checked_sub(self.overhead),
-                }));
+                });
             }
             progress(run.counts.len());
-            let each = sent.elapsed() / rows_at_once as u32;
+            let each = sent.elapsed() / rows as u32;
             let affordable = FRAME_TIME.as_nanos() / each.as_nanos().max(1);
             rows_at_once = usize::try_from(affordable).unwrap_or(most).clamp(1, most);
         }
@@ -570,9 +591,9 @@ pub fn within_capacity(blob: &[u8]) -> Result<(), DeviceError> {
     }
 }
 
-/// The result of an evaluation on a device.
+/// The result of an evaluation on a device, of floats or of integers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DeviceRun {
+pub struct DeviceRun<N = f32> {
     /// The board, or QEMU's name of the machine.
     pub machine: String,
     /// What `counts` are.
@@ -580,7 +601,7 @@ pub struct DeviceRun {
     /// What was evaluated.
     pub model: Shape,
     /// The outputs, row-major, bit for bit as the device computed them.
-    pub outputs: Vec<f32>,
+    pub outputs: Vec<N>,
     /// What each row's inference took, from the call of `eval_into` to its return, in the firmware's
     /// size-minded build and with its generous capacity, whose scratch memory is cleared every time:
     /// firmware made for one model needs less. `None` if the counter could not hold it.
@@ -598,7 +619,7 @@ pub struct Cost {
     pub max: u32,
 }
 
-impl DeviceRun {
+impl<N: Pod> DeviceRun<N> {
     /// Minimum, median and maximum of the counts; `None` if one of them could not be held.
     pub fn cost(&self) -> Option<Cost> {
         let mut sorted: Vec<u32> = self.counts.iter().copied().collect::<Option<_>>()?;
@@ -611,11 +632,11 @@ impl DeviceRun {
     }
 
     /// How many outputs have the same bits as those in `host`, which are in the same order.
-    pub fn equal_outputs(&self, host: &[f32]) -> usize {
+    pub fn equal_outputs(&self, host: &[N]) -> usize {
         self.outputs
             .iter()
             .zip(host)
-            .filter(|(a, b)| a.to_bits() == b.to_bits())
+            .filter(|(a, b)| bytemuck::bytes_of(*a) == bytemuck::bytes_of(*b))
             .count()
     }
 }

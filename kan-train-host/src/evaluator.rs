@@ -1,6 +1,6 @@
 //! `kan-core` on the host: the bytes that go to the device, evaluated as the device does.
 
-use kan_core::blob::{HEADER_LEN, LayerMessage, Node, VERSION};
+use kan_core::blob::{HEADER_LEN, IntegerNode, LayerMessage, Node, VERSION};
 use kan_core::{Head, LoadError, Model, blob_len};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -122,10 +122,18 @@ impl Evaluator {
         let layers = postcard::take_from_bytes::<Title<'_>>(&self.bytes()[HEADER_LEN..]);
         let first = layers.and_then(|(_, layers)| postcard::take_from_bytes(layers));
         let (first, _): (LayerMessage<'_>, _) = first.expect("the bytes were checked");
-        let nodes = first.nodes.data.as_chunks::<16>().0.iter();
-        let centre = |node: &[u8; 16]| {
-            let node = Node::unpack(bytemuck::cast(*node));
-            f64::from(node.lo + 0.5 * f32::from(node.intervals) / node.inv_step)
+        let model = self.model();
+        let nodes = first.nodes.data.as_chunks::<16>().0.iter().enumerate();
+        let centre = |(input, node): (usize, &[u8; 16])| match model.input_scale(input) {
+            None => {
+                let node = Node::unpack(bytemuck::cast(*node));
+                f64::from(node.lo + 0.5 * f32::from(node.intervals) / node.inv_step)
+            }
+            Some((scale, zero)) => {
+                let node = IntegerNode::unpack(bytemuck::cast(*node));
+                let raw = f64::from(node.hi) - 0.5 * f64::from(node.width);
+                (raw - f64::from(zero)) / f64::from(scale)
+            }
         };
         nodes.map(centre).collect()
     }

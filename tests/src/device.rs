@@ -19,6 +19,9 @@ use kan_train_host::emulator::{self, Firmware, Machine, Missing, Size};
 use kan_train_host::evaluator::Evaluator;
 use object::{Object, ObjectSection, ObjectSymbol};
 
+use crate::blob::Random;
+use crate::integer;
+
 /// Numbers that look random, the same in every run (Knuth's MMIX generator).
 pub struct Numbers(pub u64);
 
@@ -571,22 +574,60 @@ fn instructions_are_as_estimated() {
     }
 }
 
+/// Tables of every kind on every machine, as floats; those of integers as integers too.
 #[test]
 fn every_machine_computes_the_bits_of_the_host() {
+    let mut random = Random(77);
+    let mut models: Vec<(String, Vec<u8>, Option<Vec<i32>>)> = Vec::new();
+    for (degree, residual, kind) in KINDS {
+        let blob = Blob::random(degree, residual, &[3, 5, 2], true);
+        models.push((kind.into(), blob.bytes().to_vec(), None));
+    }
+    for (degree, scalar) in [(3, Scalar::I16), (1, Scalar::I16), (0, Scalar::I8)] {
+        let layers = integer::random_model(&mut random, degree, scalar, &[3, 5, 2], 0.7);
+        let raw = (0..300).flat_map(|_| integer::inputs(&mut random, &layers[0].nodes));
+        let raw: Vec<i32> = raw.collect();
+        let blob = integer::encode(Head::Identity, &layers);
+        models.push((format!("{degree} {scalar:?}"), blob.to_vec(), Some(raw)));
+    }
     for machine in Machine::ALL {
         let image = built(machine);
-        for (degree, residual, kind) in KINDS {
-            let blob = Blob::random(degree, residual, &[3, 5, 2], true);
-            let inputs = rows(3);
-            let run = image
-                .evaluate(blob.bytes(), &inputs, 3)
+        for (kind, blob, raw) in &models {
+            let inputs: Vec<f32> = match raw {
+                None => rows(3),
+                // Across the grids, in their own unit.
+                Some(raw) => raw.iter().map(|&x| x as f32 * 1e-3).collect(),
+            };
+            let mut device = image
+                .start(blob)
                 .unwrap_or_else(|error| panic!("{machine}: {error}"));
-            let evaluator = Evaluator::load(blob.bytes()).expect("the blob is good");
+            let run = device
+                .evaluate(&inputs, 3, |_| ())
+                .unwrap_or_else(|error| panic!("{machine}: {error}"));
+            let evaluator = Evaluator::load(blob).expect("the blob is good");
             let host = evaluator.eval(&inputs.iter().map(|&x| x.into()).collect::<Vec<f64>>());
             assert_eq!(host.len(), run.outputs.len());
             assert_eq!(run.equal_outputs(&host), host.len(), "{machine}, {kind}");
             assert_eq!(run.machine, machine.name());
             println!("{machine}, {kind}: {:?}, {:?}", cost(&run), run.model);
+            let Some(raw) = raw else {
+                let refused = device.evaluate_raw(&[0; 3], 3, |_| ());
+                let said = refused.expect_err("these are floats").to_string();
+                assert!(said.contains("the tables are not of integers"), "{said}");
+                continue;
+            };
+            let run = device
+                .evaluate_raw(raw, 3, |_| ())
+                .unwrap_or_else(|error| panic!("{machine}: {error}"));
+            let model = evaluator.model();
+            let mut host = vec![0; 2 * 300];
+            for (x, y) in raw.chunks(3).zip(host.chunks_mut(2)) {
+                model.eval_q_into(x, y);
+            }
+            assert_eq!(run.outputs, host, "{machine}, {kind}");
+            let cost = run.cost().expect("the counter holds it");
+            assert_eq!(cost.min, cost.max, "{machine}, {kind}: not one float");
+            println!("{machine}, {kind}: {cost:?} raw");
         }
     }
 }
