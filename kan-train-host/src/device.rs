@@ -452,7 +452,9 @@ impl Device {
             };
             for row in data.chunks_exact(4 * (outputs + 1)) {
                 let (values, ticks) = row.split_at(4 * outputs);
-                let values = values.chunks_exact(4).map(bytemuck::pod_read_unaligned::<N>);
+                let values = values
+                    .chunks_exact(4)
+                    .map(bytemuck::pod_read_unaligned::<N>);
                 run.outputs.extend(values);
                 run.counts.push(match bytemuck::pod_read_unaligned(ticks) {
                     UNCOUNTED => None,

@@ -244,13 +244,13 @@ struct Costs {
 }
 
 const CORTEX_M4F: Costs = Costs {
-    call: 333.0,
-    layer: 131.0,
-    cubic: (98.8, 13.0),
-    linear: (58.9, 9.0),
-    step: (36.0, 7.1),
-    residual: (37.4, 117.0, 5.8),
-    look_up: 7.6,
+    call: 310.7,
+    layer: 108.4,
+    cubic: (95.8, 13.5),
+    linear: (56.0, 9.4),
+    step: (33.3, 7.5),
+    residual: (34.3, 116.5, 5.8),
+    look_up: 8.0,
 };
 
 const CORTEX_M3: Costs = Costs {
