@@ -178,7 +178,7 @@ impl Evaluator {
     /// what it costs to call, then what each layer, node and edge costs.
     ///
     /// They are least-squares fits to the exact counts in QEMU that `cargo firmware-cost` prints, with
-    /// the estimates beside them, which a test keeps within 5 % (rustc 1.95, profile `firmware`:
+    /// the estimates beside them, which a test keeps within 6 % (rustc 1.95, profile `firmware`:
     /// opt-level `s`, fat LTO). The call clears sums of 64 nodes: firmware
     /// for one small model needs some 200 instructions fewer.
     pub fn instructions(&self) -> Instructions {

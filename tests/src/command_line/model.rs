@@ -429,7 +429,7 @@ fn models_run_on_the_device_bit_for_bit_at_the_estimated_cost() {
             let inspected = desk.json("inspect model.kan");
             let estimate = number(&inspected["instructions"]["cortex-m4f"]);
             assert!(
-                (estimate / median - 1.0).abs() < 0.05,
+                (estimate / median - 1.0).abs() < 0.06,
                 "{estimate} for {count}"
             );
             // The firmware's own type has room for 64 nodes and 8 layers.
