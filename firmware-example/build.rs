@@ -1,22 +1,44 @@
-//! Link arguments of the binaries, for the device only: on the host this is an ordinary crate.
+//! The board's memory and the link arguments of the binaries, for the device only: on the host this
+//! is an ordinary crate.
 
-use std::env;
+use std::{env, fs, path::Path};
+
+/// What has a file of memory regions in `boards/`, and a feature. The first counts where none is
+/// selected, for binaries that need no board.
+const BOARDS: [&str; 7] = [
+    "mps2",
+    "mps2-an505",
+    "microbit",
+    "netduinoplus2",
+    "nrf52840-dk",
+    "pico",
+    "pico2",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=memory.x");
-    if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
-        // `link.x` is cortex-m-rt's and includes memory.x; `defmt.x` places the log strings of the
-        // binaries that log.
-        println!(
-            "cargo::rustc-link-search={}",
-            env::var("CARGO_MANIFEST_DIR").unwrap()
-        );
-        for argument in ["--nmagic", "-Tlink.x"] {
-            println!("cargo::rustc-link-arg-bins={argument}");
-        }
-        for binary in ["evaluate", "baseline"] {
-            println!("cargo::rustc-link-arg-bin={binary}=-Tdefmt.x");
-        }
+    println!("cargo::rerun-if-changed=boards");
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
+        return;
     }
+    let selected = |board: &&str| {
+        let feature = board.to_uppercase().replace('-', "_");
+        env::var_os(format!("CARGO_FEATURE_{feature}")).is_some()
+    };
+    let board = BOARDS.into_iter().find(selected).unwrap_or(BOARDS[0]);
+    println!("cargo::rustc-env=BOARD={board}");
+
+    // `link.x` is cortex-m-rt's and includes memory.x; `defmt.x` places the log strings of the binary
+    // that logs.
+    let out = env::var("OUT_DIR").unwrap();
+    fs::copy(
+        format!("boards/{board}.x"),
+        Path::new(&out).join("memory.x"),
+    )
+    .unwrap();
+    println!("cargo::rustc-link-search={out}");
+    for argument in ["--nmagic", "-Tlink.x"] {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
+    println!("cargo::rustc-link-arg-bin=regulate=-Tdefmt.x");
 }

@@ -1,19 +1,26 @@
-//! A Cortex-M application around [`kan_core`], and the firmware that evaluates any model in QEMU.
+//! A Cortex-M application around [`kan_core`], and firmware that serves a model to a host.
 //!
 //! - [`oven`] is the application: it reads a type-K thermocouple over I²C, linearises it with a
 //!   KAN and drives a heater. It is generic over the traits of `embedded-hal` 1.0, so that the
-//!   same code runs on a board and, with mocked peripherals, in a test on the host.
-//! - [`vectors`] is the format in which test inputs reach the binary `evaluate`.
-//! - The binary `evaluate` finds a blob and test vectors in memory regions of their own, and
-//!   reports every output bit for bit with the exact number of executed instructions. The binary
-//!   `baseline` is the same without `kan-core`; the difference of their sizes is what it costs.
-//! - The binary `panic-free` calls everything that `kan-core` offers a device, and links only
-//!   because none of it can panic.
+//!   same code runs on every board and, with mocked peripherals, in a test on the host.
+//! - [`server`] answers a host over a serial line: it evaluates a model on the rows that the host
+//!   sends, and counts what each inference takes. [`protocol`] is how the two talk.
+//! - [`boards`] tells a host how firmware and models get to each board.
+//!
+//! Binaries: `serve` and `regulate` are the two on a board, each of which is one file in `boards/`;
+//! `minimal` is the least firmware around a model, and `baseline` the same without `kan-core`, to
+//! weigh it. The binary `panic-free` calls everything that `kan-core` offers a device, and links
+//! only because none of it can panic.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
-/// The largest model that the binary `evaluate` takes.
+pub mod boards;
+pub mod oven;
+pub mod protocol;
+pub mod server;
+
+/// The largest model that the server takes.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Inputs.
@@ -35,5 +42,11 @@ pub const CAPACITY: Capacity = Capacity {
     layers: 8,
 };
 
-pub mod oven;
-pub mod vectors;
+/// A model of any shape within [`CAPACITY`].
+pub type Model<'m> = kan_core::Model<
+    'm,
+    { CAPACITY.inputs },
+    { CAPACITY.outputs },
+    { CAPACITY.width },
+    { CAPACITY.layers },
+>;

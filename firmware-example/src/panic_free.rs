@@ -26,7 +26,17 @@ fn main() -> ! {
         black_box(&mut *output);
         black_box((model.classify_from(row), model.in_domain_of(row)));
 
+        let raw = black_box([0; 4]);
+        black_box(model.eval_q(&raw));
+        black_box((model.classify_q(&raw), model.in_domain_q(&raw)));
+        let (row, output): (&[i32], &mut [i32]) = black_box((&[], &mut []));
+        model.eval_q_into(row, output);
+        black_box(&mut *output);
+        black_box((model.classify_q_from(row), model.in_domain_q_of(row)));
+
         let number = black_box(0);
+        black_box((model.input_scale(number), model.output_scale(number)));
+        black_box(model.is_integer());
         black_box((
             model.name(),
             model.input_name(number),

@@ -52,6 +52,9 @@ pub const VERSION: u16 = 1;
 /// Bytes before the message.
 pub const HEADER_LEN: usize = 32;
 
+/// In place of a group's number of members: all nodes of the layer, in order, without a list.
+pub const ALL_NODES: u16 = u16::MAX;
+
 /// Bitwise, as a table would cost a device 1 KiB of flash.
 const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
 
@@ -124,9 +127,9 @@ pub enum Head {
 pub enum Scalar {
     /// IEEE 754 binary32.
     F32,
-    /// Reserved: `load` answers [`LoadError::Unsupported`].
+    /// 16-bit integers: see [`IntegerNode`].
     I16,
-    /// Reserved: `load` answers [`LoadError::Unsupported`].
+    /// 8-bit integers.
     I8,
 }
 
@@ -242,6 +245,44 @@ impl Node {
     }
 }
 
+/// The grid that all edges leaving one input node of an integer layer share.
+///
+/// An input x, an integer, is where
+/// `position = (d << shift)·(scale + 1) / 2³²` says (rounded down), with d the distance of x from
+/// `hi − width`, saturated to 0 to `width`: `position / 2¹⁵` is the interval, from 0, and the rest
+/// the place in it in Q15. The grid has as many intervals as positions reach, and intervals +
+/// degree rows of coefficients. Inputs beyond it saturate: what margin there is, has intervals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct IntegerNode {
+    /// Right end of the grid, in the unit of the input.
+    pub hi: i32,
+    /// Its width, in the same unit: less than 2³¹, and so when shifted.
+    pub width: u32,
+    /// Positions per unit, in Q32, less 1.
+    pub scale: u32,
+    /// 2¹⁵ times the number of rows of all nodes before.
+    pub first: u32,
+}
+
+impl IntegerNode {
+    /// The record as it stands in the blob.
+    pub fn pack(self) -> [u32; 4] {
+        [self.hi as u32, self.width, self.scale, self.first]
+    }
+
+    /// The inverse of [`pack`](Self::pack).
+    pub fn unpack([hi, width, scale, first]: [u32; 4]) -> Self {
+        let hi = hi as i32;
+        Self {
+            hi,
+            width,
+            scale,
+            first,
+        }
+    }
+}
+
 impl Message<'_> {
     /// Length of the blob in bytes.
     pub fn encoded_len(&self) -> usize {
@@ -292,11 +333,7 @@ impl Message<'_> {
     }
 
     fn header(&self, len: usize) -> Option<Header> {
-        let nodes = self
-            .layers
-            .iter()
-            .flat_map(|layer| layer.nodes.data.as_chunks::<16>().0);
-        let mut edges = nodes.map(|node| u32::from(u16::from_le_bytes([node[14], node[15]])));
+        let mut edges = self.layers.iter().map(LayerMessage::edges);
         Some(Header {
             len: u32::try_from(len).ok()?,
             crc: 0,
@@ -304,12 +341,34 @@ impl Message<'_> {
             outputs: self.layers.last()?.outputs,
             width: self.layers.iter().map(|layer| layer.outputs).max()?,
             layers: u16::try_from(self.layers.len()).ok()?,
-            edges: edges.try_fold(0, u32::checked_add)?,
+            edges: edges.try_fold(0, |sum: u32, edges| sum.checked_add(edges?))?,
         })
     }
 }
 
 impl LayerMessage<'_> {
+    /// Number of edges, if the tables say.
+    fn edges(&self) -> Option<u32> {
+        let records = self.nodes.data.as_chunks::<16>().0;
+        if self.scalar == Scalar::F32 {
+            let of = |node: &[u8; 16]| u32::from(u16::from_le_bytes([node[14], node[15]]));
+            return records.iter().map(of).try_fold(0, u32::checked_add);
+        }
+        let mut pairs = self.targets.data.as_chunks::<4>().0;
+        let mut edges: u32 = 0;
+        while let Some(([header, _rows], rest)) = pairs.split_first_chunk() {
+            let (outputs, members) = halves(u32::from_le_bytes(*header));
+            let (count, listed) = match members {
+                ALL_NODES => (records.len(), 0),
+                count => (usize::from(count), usize::from(count)),
+            };
+            pairs = rest.get(listed..)?;
+            let of_group = u32::from(outputs).checked_mul(u32::try_from(count).ok()?)?;
+            edges = edges.checked_add(of_group)?;
+        }
+        Some(edges)
+    }
+
     /// The layer as it stands in a blob if it begins at byte `start`, and where it ends then.
     fn padded(&self, start: usize) -> (Self, usize) {
         let mut layer = *self;

@@ -2,6 +2,9 @@
 
 use crate::base::silu;
 use crate::blob::{LoadError, Node, Reader, Scalar};
+use crate::integer::{Entry, Tables};
+use crate::kernel::Slot;
+use crate::kinds;
 
 /// No sum of table entries may be able to exceed this. It is a quarter of what `f32` can hold, so
 /// that neither the rounding of the sums nor that of their bound matters.
@@ -21,7 +24,7 @@ pub(crate) struct Layer<'m> {
     bias: &'m [f32],
     targets: &'m [u16],
     coefficients: Coefficients<'m>,
-    base: Option<&'m [f32]>,
+    base: &'m [f32],
 }
 
 /// What the tables of one layer are; see [`Model::tables`](crate::Model::tables).
@@ -53,43 +56,92 @@ enum Degree {
 #[derive(Clone, Copy)]
 enum Coefficients<'m> {
     F32(&'m [f32]),
+    I16(&'m [i16]),
+    I8(&'m [i8]),
 }
 
 impl<'m> Layer<'m> {
     /// Reads a layer and checks it: afterwards evaluation is total, and its sums are finite.
-    pub fn read(reader: &mut Reader<'m>, inputs: usize) -> Result<Self, LoadError> {
+    ///
+    /// `KINDS` are the [kinds] that are supported; `of_inputs` and `of_outputs` say whether the layer
+    /// is the first and the last.
+    pub fn read<const KINDS: u16>(
+        reader: &mut Reader<'m>,
+        inputs: usize,
+        of_inputs: bool,
+        of_outputs: bool,
+    ) -> Result<Self, LoadError> {
         let malformed = LoadError::Malformed;
-        let degree = match reader.number().ok_or(malformed)? {
-            0 => Degree::Step,
-            1 => Degree::Linear,
-            3 => Degree::Cubic,
+        let (degree, kind) = match reader.number().ok_or(malformed)? {
+            0 => (Degree::Step, kinds::STEP_F32),
+            1 => (Degree::Linear, kinds::LINEAR_F32),
+            3 => (Degree::Cubic, kinds::CUBIC_F32),
             _ => return Err(LoadError::Unsupported),
         };
         let scalar = reader.number().ok_or(malformed)?;
         let residual = reader.number().ok_or(malformed)?;
         let outputs = reader.number().ok_or(malformed)?;
+        let kind = match scalar {
+            0..3 => kind << (3 * scalar),
+            _ => return Err(malformed),
+        };
+        let kind = match residual {
+            0 => kind,
+            1 => kind | kinds::RESIDUAL,
+            _ => return Err(malformed),
+        };
+        if kind & !KINDS != 0 {
+            return Err(LoadError::Unsupported);
+        }
         let nodes = reader.array().ok_or(malformed)?;
-        let bias = reader.array().ok_or(malformed)?;
+        let bias: &[f32] = reader.array().ok_or(malformed)?;
         let targets = reader.array().ok_or(malformed)?;
         let coefficients = match scalar {
-            0 => Coefficients::F32(reader.array().ok_or(malformed)?),
-            1 | 2 => return Err(LoadError::Unsupported),
-            _ => return Err(malformed),
+            1 if KINDS & kinds::I16 != 0 => Coefficients::I16(reader.array().ok_or(malformed)?),
+            2 if KINDS & kinds::I8 != 0 => Coefficients::I8(reader.array().ok_or(malformed)?),
+            _ => Coefficients::F32(reader.array().ok_or(malformed)?),
         };
         let base = reader.array().ok_or(malformed)?;
-        let base = match residual {
-            0 if base.is_empty() => None,
-            1 => Some(base),
-            _ => return Err(malformed),
+        if nodes.len() != inputs || bias.len() != outputs || outputs == 0 {
+            return Err(malformed);
+        }
+        let layer = Self {
+            degree,
+            nodes,
+            bias,
+            targets,
+            coefficients,
+            base,
         };
-        let factors = base.map_or(targets.len(), <[f32]>::len);
-        let fits = nodes.len() == inputs && bias.len() == outputs && targets.len() == factors;
-        if !fits || outputs == 0 {
+        if scalar == 0 && KINDS & kinds::F32 != 0 {
+            layer.check_f32(residual == 1)?;
+        } else if residual == 0 {
+            layer.check_integer::<KINDS>(of_inputs, of_outputs)?;
+        } else {
+            return Err(malformed);
+        }
+        Ok(layer)
+    }
+
+    /// Checks tables of `f32`.
+    fn check_f32(&self, residual: bool) -> Result<(), LoadError> {
+        let malformed = LoadError::Malformed;
+        let Self {
+            degree,
+            nodes,
+            bias,
+            targets,
+            base,
+            ..
+        } = *self;
+        let outputs = bias.len();
+        let factors = if residual { targets.len() } else { 0 };
+        if base.len() != factors {
             return Err(malformed);
         }
         let mut bound = largest(bias)?;
-        let factor = largest(base.unwrap_or(&[]))?;
-        let Coefficients::F32(mut rows) = coefficients;
+        let factor = largest(base)?;
+        let mut rows = self.f32();
         let mut rest = targets;
         for &words in nodes {
             let node = Node::unpack(words);
@@ -104,29 +156,132 @@ impl<'m> Layer<'m> {
             return Err(malformed);
         }
         if bound <= LARGEST_SUM {
-            Ok(Self {
-                degree,
-                nodes,
-                bias,
-                targets,
-                coefficients,
-                base,
-            })
+            Ok(())
         } else {
             Err(LoadError::Overflow)
         }
     }
 
+    /// Checks tables of integers.
+    fn check_integer<const KINDS: u16>(
+        &self,
+        of_inputs: bool,
+        of_outputs: bool,
+    ) -> Result<(), LoadError> {
+        let inputs = if of_inputs { self.nodes.len() } else { 0 };
+        let outputs = if of_outputs { self.bias.len() } else { 0 };
+        let (shift, numbers) = self.base.split_first().ok_or(LoadError::Malformed)?;
+        if shift.to_bits() > 30 || numbers.len() != 2 * (inputs + outputs) {
+            return Err(LoadError::Malformed);
+        }
+        largest(numbers)?;
+        let (_, of_outputs) = numbers.split_at_checked(2 * inputs).unwrap_or_default();
+        for [scale, zero] in of_outputs.as_chunks().0 {
+            let reach = scale.abs() * -(i32::MIN as f32) + zero.abs();
+            if reach > LARGEST_SUM || reach.is_nan() {
+                return Err(LoadError::Overflow);
+            }
+        }
+        match self.coefficients {
+            Coefficients::I16(table) if KINDS & kinds::I16 != 0 => self.integers(table).check(),
+            Coefficients::I8(table) if KINDS & kinds::I8 != 0 => self.integers(table).check(),
+            _ => Err(LoadError::Unsupported),
+        }
+    }
+
+    /// Whether the tables are integers.
+    pub fn is_integer(&self) -> bool {
+        !matches!(self.coefficients, Coefficients::F32(_))
+    }
+
+    /// The coefficients of a layer of `f32`.
+    fn f32(&self) -> &'m [f32] {
+        match self.coefficients {
+            Coefficients::F32(coefficients) => coefficients,
+            _ => &[],
+        }
+    }
+
+    /// The tables of a layer of integers.
+    fn integers<T: Entry>(&self, coefficients: &'m [T]) -> Tables<'m, T> {
+        Tables {
+            degree: self.degree as usize,
+            nodes: self.nodes,
+            bias: bytemuck::must_cast_slice(self.bias),
+            groups: self.targets.as_chunks().0,
+            coefficients,
+            shift: self.base.first().map_or(0, |shift| shift.to_bits() & 31),
+        }
+    }
+
+    /// The scales and zeros of the inputs of a model of integers (in its first layer).
+    pub fn input_scales(&self) -> &'m [[f32; 2]] {
+        self.base.get(1..).unwrap_or(&[]).as_chunks().0
+    }
+
+    /// The scales and zeros of its outputs (in its last layer).
+    pub fn output_scales(&self) -> &'m [[f32; 2]] {
+        let start = self.base.len().saturating_sub(2 * self.bias.len());
+        self.base.get(start..).unwrap_or(&[]).as_chunks().0
+    }
+
     pub fn tables(&self) -> LayerTables {
+        let integers = |scalar, edges| (scalar, false, edges);
+        let (scalar, residual, edges) = match self.coefficients {
+            Coefficients::F32(_) => (Scalar::F32, !self.base.is_empty(), self.targets.len()),
+            Coefficients::I16(table) => integers(Scalar::I16, self.integers(table).edges()),
+            Coefficients::I8(table) => integers(Scalar::I8, self.integers(table).edges()),
+        };
         LayerTables {
             degree: self.degree as u8,
-            scalar: match self.coefficients {
-                Coefficients::F32(_) => Scalar::F32,
-            },
-            residual: self.base.is_some(),
+            scalar,
+            residual,
             inputs: self.nodes.len(),
             outputs: self.bias.len(),
-            edges: self.targets.len(),
+            edges,
+        }
+    }
+
+    /// Whether the outputs can be compared as logits: integers must have one scale, and zero 0.
+    pub fn is_of_logits(&self) -> bool {
+        let scales = self.output_scales();
+        let is_common =
+            |scale: &[f32; 2]| scale[0] > 0.0 && scale[1] == 0.0 && scales.first() == Some(scale);
+        !self.is_integer() || scales.iter().all(is_common)
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// Whether every input that an edge reads lies within its grid.
+    pub fn covers_raw(&self, input: &[i32]) -> bool {
+        match self.coefficients {
+            Coefficients::F32(_) => false,
+            Coefficients::I16(table) => self.integers(table).covers(input),
+            Coefficients::I8(table) => self.integers(table).covers(input),
+        }
+    }
+
+    /// [`eval`](Self::eval) of a layer of integers; without `input` on what is in `sums`. No input may
+    /// be missing.
+    // Not inlined: a model calls it for its first, last and other layers.
+    #[inline(never)]
+    pub fn eval_raw<const KINDS: u16>(
+        &self,
+        input: Option<&[i32]>,
+        sums: &mut [i32],
+        places: &mut [Slot],
+    ) -> Option<()> {
+        match self.coefficients {
+            Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
+                self.integers(table).eval::<KINDS>(input, sums, places)
+            }
+            Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
+                self.integers(table).eval::<KINDS>(input, sums, places)
+            }
+            _ => None,
         }
     }
 
@@ -143,20 +298,28 @@ impl<'m> Layer<'m> {
     ///
     /// Here and below, `None` would be an access out of bounds. [`read`](Self::read) has made sure
     /// that there is none; that the compiler sees it too keeps the code free of panics.
-    pub fn eval(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
+    pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
         let sums = output.get_mut(..self.bias.len())?;
         for (sum, bias) in sums.iter_mut().zip(self.bias) {
             *sum = *bias;
         }
-        let Coefficients::F32(coefficients) = self.coefficients;
+        let coefficients = self.f32();
         match self.degree {
-            Degree::Cubic => self.add_splines::<Cubic>(coefficients, input, sums)?,
-            Degree::Linear => self.add_splines::<Linear>(coefficients, input, sums)?,
-            Degree::Step => self.add_splines::<Step>(coefficients, input, sums)?,
+            Degree::Cubic if KINDS & kinds::CUBIC_F32 != 0 => {
+                self.add_splines::<Cubic>(coefficients, input, sums)?;
+            }
+            Degree::Linear if KINDS & kinds::LINEAR_F32 != 0 => {
+                self.add_splines::<Linear>(coefficients, input, sums)?;
+            }
+            Degree::Step if KINDS & kinds::STEP_F32 != 0 => {
+                self.add_splines::<Step>(coefficients, input, sums)?;
+            }
+            _ => {}
         }
         match self.base {
-            Some(factors) => self.add_base(factors, input, sums),
-            None => Some(()),
+            [] => Some(()),
+            _ if KINDS & kinds::RESIDUAL == 0 => Some(()),
+            factors => self.add_base(factors, input, sums),
         }
     }
 
@@ -212,8 +375,8 @@ fn next(input: &mut &[f32]) -> f32 {
     input.split_off_first().copied().unwrap_or(0.0)
 }
 
-/// Where an input lies on a node's grid.
-struct Place {
+/// Where an input lies on a node's grid of `f32`.
+struct Spot {
     /// The interval, from 0; beyond the grid its first or last.
     interval: usize,
     /// Intervals from the interval's left end: on the grid 0 to 1, beyond it less or more, or NaN.
@@ -255,11 +418,11 @@ impl Node {
     }
 
     /// Step 1: finds `x` on the grid.
-    fn locate(&self, x: f32) -> Place {
+    fn locate(&self, x: f32) -> Spot {
         let t = self.position(x);
         // The conversion saturates; NaN becomes 0.
         let interval = (t as u32).min(u32::from(self.intervals) - 1);
-        Place {
+        Spot {
             interval: interval as usize,
             offset: t - interval as f32,
             margin: self.margin,
@@ -295,7 +458,7 @@ trait Basis {
     const DEGREE: usize;
 
     /// Their values at a place, beyond the grid those of their tangents at its end.
-    fn at(place: &Place) -> Self;
+    fn at(place: &Spot) -> Self;
 
     /// Step 2: adds the edges of a node to the sums, given its rows from the interval's first on.
     fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()>;
@@ -306,7 +469,7 @@ struct Cubic([f32; 4]);
 impl Basis for Cubic {
     const DEGREE: usize = 3;
 
-    fn at(&Place { offset, margin, .. }: &Place) -> Self {
+    fn at(&Spot { offset, margin, .. }: &Spot) -> Self {
         let u = within(offset, 0.0, 1.0);
         // Half the way beyond the grid: to its left (negative) or right, the other is 0.
         let half = 0.5 * within(offset - u, -margin, margin);
@@ -341,7 +504,7 @@ struct Linear([f32; 2]);
 impl Basis for Linear {
     const DEGREE: usize = 1;
 
-    fn at(&Place { offset, margin, .. }: &Place) -> Self {
+    fn at(&Spot { offset, margin, .. }: &Spot) -> Self {
         let u = within(offset, -margin, 1.0 + margin);
         Self([1.0 - u, u])
     }
@@ -362,7 +525,7 @@ struct Step;
 impl Basis for Step {
     const DEGREE: usize = 0;
 
-    fn at(_: &Place) -> Self {
+    fn at(_: &Spot) -> Self {
         Self
     }
 

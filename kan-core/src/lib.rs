@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(not(target_endian = "little"))]
 compile_error!(
@@ -9,6 +9,10 @@ compile_error!(
 
 mod base;
 pub mod blob;
+mod integer;
+#[allow(unsafe_code)]
+mod kernel;
+pub mod kinds;
 mod layer;
 mod model;
 

@@ -6,6 +6,8 @@ use heapless::{Vec, VecView};
 
 use crate::base::{logistic, softmax};
 use crate::blob::{Head, Header, LoadError, Reader, VERSION};
+use crate::kernel::Slot;
+use crate::kinds;
 use crate::layer::{Layer, LayerTables};
 
 /// A Kolmogorov-Arnold network, its tables borrowed from a blob.
@@ -34,7 +36,14 @@ use crate::layer::{Layer, LayerTables};
 /// multiply-add an edge. The number of instructions does not depend on the input, except within
 /// `exp` and in the floating-point routines of targets without an FPU.
 #[derive(Clone)]
-pub struct Model<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize> {
+pub struct Model<
+    'm,
+    const IN: usize,
+    const OUT: usize,
+    const WIDTH: usize,
+    const LAYERS: usize,
+    const KINDS: u16 = { kinds::ALL },
+> {
     header: Header,
     title: Title<'m>,
     layers: Vec<Layer<'m>, LAYERS>,
@@ -50,8 +59,14 @@ struct Title<'m> {
     output_names: &'m [u8],
 }
 
-impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize>
-    Model<'m, IN, OUT, WIDTH, LAYERS>
+impl<
+    'm,
+    const IN: usize,
+    const OUT: usize,
+    const WIDTH: usize,
+    const LAYERS: usize,
+    const KINDS: u16,
+> Model<'m, IN, OUT, WIDTH, LAYERS, KINDS>
 {
     /// Checks a blob and borrows its tables, which stay where they are.
     ///
@@ -74,7 +89,7 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
     /// finite outputs for every input.
     pub fn load(blob: &'m [u8]) -> Result<Self, LoadError> {
         let mut layers = Vec::new();
-        let (header, title) = read(blob, [IN, OUT, WIDTH], &mut layers)?;
+        let (header, title) = read::<KINDS>(blob, [IN, OUT, WIDTH], &mut layers)?;
         Ok(Self {
             header,
             title,
@@ -95,8 +110,90 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
     /// [`eval`](Self::eval) on slices of any length, for firmware that serves any model within its
     /// capacity: missing inputs count as 0, outputs that do not fit are dropped.
     pub fn eval_into(&self, input: &[f32], output: &mut [f32]) {
-        let [mut a, mut b] = [[0.0; WIDTH]; 2];
-        copy(forward(&self.layers, input, &mut a, &mut b), output);
+        self.outputs_of(input, |values| copy(values, output));
+    }
+
+    /// The outputs for one input vector, both as integers in the units of the tables.
+    ///
+    /// With tables of integers not one float instruction is executed. An input is what the blob says
+    /// it is, raw counts of a converter for example: [`input_scale`](Self::input_scale) tells, and
+    /// [`output_scale`](Self::output_scale) what an output is worth. Any `i32` may come in; inputs
+    /// beyond those the model has are ignored, outputs beyond are 0. The number of instructions does
+    /// not depend on the input.
+    ///
+    /// With tables of `f32` numbers stand for themselves: inputs are converted to `f32`, and outputs
+    /// rounded to the nearest integer, with half a unit away from 0.
+    pub fn eval_q(&self, input: &[i32; IN]) -> [i32; OUT] {
+        let mut output = [0; OUT];
+        if self.is_integer() {
+            self.forward_raw(input, &mut output);
+        } else {
+            let mut values = [0.0; IN];
+            for (value, &x) in values.iter_mut().zip(input) {
+                *value = x as f32;
+            }
+            let [mut a, mut b] = [[0.0; WIDTH]; 2];
+            let values = forward::<KINDS>(&self.layers, &values, &mut a, &mut b);
+            for (y, &mut value) in output.iter_mut().zip(values) {
+                *y = nearest(value);
+            }
+        }
+        output
+    }
+
+    /// [`eval_q`](Self::eval_q) on slices of any length: missing inputs count as 0, outputs that do
+    /// not fit are dropped.
+    pub fn eval_q_into(&self, input: &[i32], output: &mut [i32]) {
+        copy(&self.eval_q(&padded(input)), output);
+    }
+
+    /// What `read` makes of the outputs.
+    fn outputs_of<R>(&self, input: &[f32], read: impl FnOnce(&mut [f32]) -> R) -> R {
+        if self.is_integer() {
+            let mut sums = [0; OUT];
+            self.forward_raw(&self.quantise(input), &mut sums);
+            let mut output = [0.0; OUT];
+            self.dequantise(&sums, &mut output);
+            read(output.get_mut(..self.outputs()).unwrap_or(&mut []))
+        } else {
+            let [mut a, mut b] = [[0.0; WIDTH]; 2];
+            read(forward::<KINDS>(&self.layers, input, &mut a, &mut b))
+        }
+    }
+
+    /// Runs the layers of integers.
+    fn forward_raw(&self, input: &[i32; IN], output: &mut [i32; OUT]) -> Option<()> {
+        let (last, before) = self.layers.split_last()?;
+        let mut places = [const { Slot::uninit() }; IN];
+        let Some((first, others)) = before.split_first() else {
+            return last.eval_raw::<KINDS>(Some(input), output, &mut places);
+        };
+        let mut sums = [0; WIDTH];
+        first.eval_raw::<KINDS>(Some(input), &mut sums, &mut places)?;
+        let mut places = [const { Slot::uninit() }; WIDTH];
+        for layer in others {
+            layer.eval_raw::<KINDS>(None, &mut sums, &mut places)?;
+        }
+        last.eval_raw::<KINDS>(Some(&sums), output, &mut places)
+    }
+
+    /// Inputs as the integers that the tables take.
+    fn quantise(&self, input: &[f32]) -> [i32; IN] {
+        let mut raw = [0; IN];
+        let scales = self.layers.first().map_or(&[][..], Layer::input_scales);
+        for (k, (raw, [scale, zero])) in raw.iter_mut().zip(scales).enumerate() {
+            let x = input.get(k).copied().unwrap_or(0.0);
+            *raw = nearest(x * scale + zero);
+        }
+        raw
+    }
+
+    /// Outputs in their own units.
+    fn dequantise(&self, raw: &[i32], output: &mut [f32]) {
+        let scales = self.layers.last().map_or(&[][..], Layer::output_scales);
+        for ((y, &raw), [scale, zero]) in output.iter_mut().zip(raw).zip(scales) {
+            *y = raw as f32 * scale + zero;
+        }
     }
 
     /// The class of one input vector: the first of the largest logits.
@@ -109,10 +206,38 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
 
     /// [`classify`](Self::classify) on a slice of any length; missing inputs count as 0.
     pub fn classify_from(&self, input: &[f32]) -> usize {
-        let [mut a, mut b] = [[0.0; WIDTH]; 2];
-        let logits = forward(&self.layers, input, &mut a, &mut b);
+        if self.is_integer() {
+            return self.classify_q(&self.quantise(input));
+        }
+        self.outputs_of(input, |values| self.class_of(values))
+    }
+
+    /// The class of one input vector of integers, as [`eval_q`](Self::eval_q) takes them.
+    ///
+    /// With tables of integers and a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head
+    /// not one float instruction is executed.
+    pub fn classify_q(&self, input: &[i32; IN]) -> usize {
+        let output = self.eval_q(input);
+        let raw = output.get(..self.outputs()).unwrap_or(&[]);
+        match self.title.head {
+            Head::Identity if self.is_integer() => {
+                let mut output = [0.0; OUT];
+                self.dequantise(raw, &mut output);
+                position_of_largest(output.get(..self.outputs()).unwrap_or(&[]))
+            }
+            _ => self.class_of(raw),
+        }
+    }
+
+    /// [`classify_q`](Self::classify_q) on a slice of any length; missing inputs count as 0.
+    pub fn classify_q_from(&self, input: &[i32]) -> usize {
+        self.classify_q(&padded(input))
+    }
+
+    /// The class with these logits.
+    fn class_of<T: PartialOrd + Default + Copy>(&self, logits: &[T]) -> usize {
         match (self.title.head, logits) {
-            (Head::Sigmoid, [logit, ..]) => usize::from(*logit > 0.0),
+            (Head::Sigmoid, [logit, ..]) => usize::from(*logit > T::default()),
             (_, logits) => position_of_largest(logits),
         }
     }
@@ -131,16 +256,16 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
     /// [`probabilities`](Self::probabilities) on slices of any length, as
     /// [`eval_into`](Self::eval_into).
     pub fn probabilities_into(&self, input: &[f32], output: &mut [f32]) {
-        let [mut a, mut b] = [[0.0; WIDTH]; 2];
-        let values = forward(&self.layers, input, &mut a, &mut b);
-        match self.title.head {
-            Head::Identity => {}
-            Head::Softmax => softmax(values),
-            Head::Sigmoid => values
-                .iter_mut()
-                .for_each(|value| *value = logistic(*value)),
-        }
-        copy(values, output);
+        self.outputs_of(input, |values| {
+            match self.title.head {
+                Head::Identity => {}
+                Head::Softmax => softmax(values),
+                Head::Sigmoid => values
+                    .iter_mut()
+                    .for_each(|value| *value = logistic(*value)),
+            }
+            copy(values, output);
+        });
     }
 
     /// Whether every input lies within its grid and margin, so that none saturates. NaN does not.
@@ -152,7 +277,56 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
 
     /// [`in_domain`](Self::in_domain) on a slice of any length; missing inputs count as 0.
     pub fn in_domain_of(&self, input: &[f32]) -> bool {
+        if self.is_integer() {
+            return self.in_domain_q_of(&self.quantise(input));
+        }
         self.layers.first().is_some_and(|layer| layer.covers(input))
+    }
+
+    /// [`in_domain`](Self::in_domain) of integers, as [`eval_q`](Self::eval_q) takes them.
+    pub fn in_domain_q(&self, input: &[i32; IN]) -> bool {
+        self.in_domain_q_of(input)
+    }
+
+    /// [`in_domain_q`](Self::in_domain_q) on a slice of any length; missing inputs count as 0.
+    pub fn in_domain_q_of(&self, input: &[i32]) -> bool {
+        match self.layers.first() {
+            Some(layer) if layer.is_integer() => layer.covers_raw(input),
+            _ => {
+                let mut values = [0.0; IN];
+                for (value, &x) in values.iter_mut().zip(input) {
+                    *value = x as f32;
+                }
+                self.in_domain_of(&values)
+            }
+        }
+    }
+
+    /// Whether the tables are integers: then an inference needs no float.
+    pub fn is_integer(&self) -> bool {
+        // Models of f32 and of integers are linked without the code of the other.
+        KINDS & kinds::F32 == 0
+            || (KINDS & !kinds::F32 != 0 && self.layers.first().is_some_and(Layer::is_integer))
+    }
+
+    /// For tables of integers, the scale and zero of an input: x in its own unit stands for the
+    /// integer nearest to `x·scale + zero`, with half a unit away from 0, saturating; NaN for the
+    /// least. `None` for `f32`, or if there is no such input.
+    pub fn input_scale(&self, input: usize) -> Option<(f32, f32)> {
+        let first = self.layers.first().filter(|layer| layer.is_integer())?;
+        let scale = first.input_scales().get(..self.inputs())?.get(input);
+        scale.map(|&[scale, zero]| (scale, zero))
+    }
+
+    /// For tables of integers, the scale and zero of an output: the integer y stands for
+    /// `y·scale + zero` in its own unit. `None` for `f32`, or if there is no such output.
+    ///
+    /// With a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head all have the same scale,
+    /// and their zeros are 0.
+    pub fn output_scale(&self, output: usize) -> Option<(f32, f32)> {
+        let last = self.layers.last().filter(|layer| layer.is_integer())?;
+        let scale = last.output_scales().get(output);
+        scale.map(|&[scale, zero]| (scale, zero))
     }
 
     /// Number of inputs, 1 to `IN`.
@@ -224,14 +398,15 @@ impl<'m, const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: us
 }
 
 /// Bytes of RAM that a [`Model`] of these capacities takes on a 32-bit target: the struct itself,
-/// and the two rows of sums that an evaluation keeps on the stack beside its few locals.
+/// and the two rows of sums that an evaluation of `f32` keeps on the stack beside its few locals. One of
+/// integers keeps 4 bytes for each of `WIDTH` sums, and 12 for each of `WIDTH` or `IN` inputs of a layer.
 pub const fn ram_bytes(width: usize, layers: usize) -> usize {
     let (fixed, layer, sums) = (52, 44, 2 * size_of::<f32>());
     fixed + layer * layers + sums * width
 }
 
-impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize> fmt::Debug
-    for Model<'_, IN, OUT, WIDTH, LAYERS>
+impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize, const KINDS: u16>
+    fmt::Debug for Model<'_, IN, OUT, WIDTH, LAYERS, KINDS>
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Model")
@@ -242,8 +417,8 @@ impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize>
 }
 
 #[cfg(feature = "defmt")]
-impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize> defmt::Format
-    for Model<'_, IN, OUT, WIDTH, LAYERS>
+impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize, const KINDS: u16>
+    defmt::Format for Model<'_, IN, OUT, WIDTH, LAYERS, KINDS>
 {
     fn format(&self, f: defmt::Formatter<'_>) {
         defmt::write!(
@@ -256,7 +431,7 @@ impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize>
 }
 
 /// `load` without the capacities as types, so that it is compiled once.
-fn read<'m>(
+fn read<'m, const KINDS: u16>(
     blob: &'m [u8],
     capacity: [usize; 3],
     layers: &mut VecView<Layer<'m>>,
@@ -292,12 +467,18 @@ fn read<'m>(
     }
     let [inputs, outputs, width] = sizes;
     let (mut last, mut widest, mut edges) = (inputs, 0, 0);
-    for _ in 0..count {
-        let layer = Layer::read(&mut reader, last)?;
-        let tables = layer.tables();
-        last = tables.outputs;
+    for k in 0..count {
+        let layer = Layer::read::<KINDS>(&mut reader, last, k == 0, k + 1 == count)?;
+        // A model is of f32 or of integers throughout.
+        if layers
+            .first()
+            .is_some_and(|first| first.is_integer() != layer.is_integer())
+        {
+            return Err(malformed);
+        }
+        last = layer.outputs();
         widest = widest.max(last);
-        edges += tables.edges;
+        edges += layer.tables().edges;
         layers
             .push(layer)
             .map_err(|_| LoadError::CapacityExceeded)?;
@@ -314,6 +495,7 @@ fn read<'m>(
         && widest == width
         && edges == header.edges as usize
         && head_fits
+        && (title.head == Head::Identity || layers.last().is_none_or(Layer::is_of_logits))
         && names_fit(title.input_names, inputs)
         && names_fit(title.output_names, classes);
     if consistent {
@@ -344,7 +526,7 @@ fn line(names: &[u8], k: usize) -> Option<&str> {
 }
 
 /// Runs the layers, each from one half of the scratch to the other; returns the last outputs.
-fn forward<'s>(
+fn forward<'s, const KINDS: u16>(
     layers: &[Layer],
     input: &[f32],
     mut from: &'s mut [f32],
@@ -352,29 +534,46 @@ fn forward<'s>(
 ) -> &'s mut [f32] {
     let mut outputs = 0;
     for (k, layer) in layers.iter().enumerate() {
-        layer.eval(if k == 0 { input } else { from }, to);
-        outputs = layer.tables().outputs;
+        layer.eval::<KINDS>(if k == 0 { input } else { from }, to);
+        outputs = layer.outputs();
         mem::swap(&mut from, &mut to);
     }
     from.get_mut(..outputs).unwrap_or(&mut [])
 }
 
+/// The nearest integer, half a unit away from 0; saturates, and NaN is the least.
+fn nearest(x: f32) -> i32 {
+    let half = if x < 0.0 { -0.5 } else { 0.5 };
+    if x >= i32::MIN as f32 {
+        (x + half) as i32
+    } else {
+        i32::MIN
+    }
+}
+
+/// What there is, and 0 for the rest.
+fn padded<const N: usize, T: Copy + Default>(from: &[T]) -> [T; N] {
+    let mut to = [T::default(); N];
+    copy(from, &mut to);
+    to
+}
+
 /// Copies what there is, and fills the rest with 0.
-fn copy(from: &[f32], to: &mut [f32]) {
+fn copy<T: Copy + Default>(from: &[T], to: &mut [T]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = *from;
     }
     for to in to.iter_mut().skip(from.len()) {
-        *to = 0.0;
+        *to = T::default();
     }
 }
 
 /// The first of the largest values.
-fn position_of_largest(values: &[f32]) -> usize {
-    let mut best = (0, f32::NEG_INFINITY);
+fn position_of_largest<T: PartialOrd + Copy>(values: &[T]) -> usize {
+    let mut best = (0, None);
     for (k, &value) in values.iter().enumerate() {
-        if value > best.1 {
-            best = (k, value);
+        if best.1.is_none_or(|largest| value > largest) {
+            best = (k, Some(value));
         }
     }
     best.0

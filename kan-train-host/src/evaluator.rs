@@ -1,7 +1,7 @@
 //! `kan-core` on the host: the bytes that go to the device, evaluated as the device does.
 
-use kan_core::blob::VERSION;
-use kan_core::{LoadError, Model, blob_len};
+use kan_core::blob::{HEADER_LEN, IntegerNode, LayerMessage, Node, VERSION};
+use kan_core::{Head, LoadError, Model, blob_len};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -65,7 +65,7 @@ impl Evaluator {
             Some(LoadError::Version(version)) => Err(EvaluatorError::Version(version)),
             Some(LoadError::Truncated) => Err(EvaluatorError::Truncated {
                 found: bytes.len(),
-                expected: blob_len(bytes).unwrap_or(kan_core::blob::HEADER_LEN),
+                expected: blob_len(bytes).unwrap_or(HEADER_LEN),
             }),
             Some(LoadError::CapacityExceeded) => Err(EvaluatorError::TooLarge),
             Some(other) => Err(EvaluatorError::Refused(other)),
@@ -116,6 +116,28 @@ impl Evaluator {
             .collect()
     }
 
+    /// The middle of each input's grid, in the unit of the input.
+    pub fn centre(&self) -> Vec<f64> {
+        type Title<'a> = (&'a str, Head, &'a str, &'a str, u32);
+        let layers = postcard::take_from_bytes::<Title<'_>>(&self.bytes()[HEADER_LEN..]);
+        let first = layers.and_then(|(_, layers)| postcard::take_from_bytes(layers));
+        let (first, _): (LayerMessage<'_>, _) = first.expect("the bytes were checked");
+        let model = self.model();
+        let nodes = first.nodes.data.as_chunks::<16>().0.iter().enumerate();
+        let centre = |(input, node): (usize, &[u8; 16])| match model.input_scale(input) {
+            None => {
+                let node = Node::unpack(bytemuck::cast(*node));
+                f64::from(node.lo + 0.5 * f32::from(node.intervals) / node.inv_step)
+            }
+            Some((scale, zero)) => {
+                let node = IntegerNode::unpack(bytemuck::cast(*node));
+                let raw = f64::from(node.hi) - 0.5 * f64::from(node.width);
+                (raw - f64::from(zero)) / f64::from(scale)
+            }
+        };
+        nodes.map(centre).collect()
+    }
+
     /// The number of nodes from the inputs to the outputs.
     pub fn width(&self) -> Vec<usize> {
         let model = self.model();
@@ -156,7 +178,7 @@ impl Evaluator {
     /// what it costs to call, then what each layer, node and edge costs.
     ///
     /// They are least-squares fits to the exact counts in QEMU that `cargo firmware-cost` prints, with
-    /// the estimates beside them, which a test keeps within 5 % (rustc 1.95, profile `firmware`:
+    /// the estimates beside them, which a test keeps within 6 % (rustc 1.95, profile `firmware`:
     /// opt-level `s`, fat LTO). The call clears sums of 64 nodes: firmware
     /// for one small model needs some 200 instructions fewer.
     pub fn instructions(&self) -> Instructions {
@@ -222,13 +244,13 @@ struct Costs {
 }
 
 const CORTEX_M4F: Costs = Costs {
-    call: 320.0,
-    layer: 131.0,
-    cubic: (98.8, 13.0),
-    linear: (58.9, 9.0),
-    step: (36.0, 7.1),
-    residual: (37.4, 117.0, 5.8),
-    look_up: 7.6,
+    call: 310.7,
+    layer: 108.4,
+    cubic: (95.8, 13.5),
+    linear: (56.0, 9.4),
+    step: (33.3, 7.5),
+    residual: (34.3, 116.5, 5.8),
+    look_up: 8.0,
 };
 
 const CORTEX_M3: Costs = Costs {

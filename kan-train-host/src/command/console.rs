@@ -83,7 +83,8 @@ impl Console {
         }
     }
 
-    fn progress(&self, what: &str, at: usize, of: usize) {
+    /// Shows how far something is.
+    pub fn progress(&self, what: &str, at: usize, of: usize) {
         advance(&self.bar, what, at, of);
     }
 

@@ -6,7 +6,8 @@ use faer::Mat;
 use faer::linalg::solvers::SolveLstsq;
 use kan_train_host::artifact::MODEL;
 use kan_train_host::dataset::{Dataset, Target};
-use kan_train_host::device::{self, DeviceError, Machine};
+use kan_train_host::device::DeviceError;
+use kan_train_host::emulator::{self, Machine};
 use kan_train_host::evaluator::Evaluator;
 use kan_train_host::train::Settings;
 use serde::Serialize;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use super::Failure;
 use super::console::{Console, figures};
 use super::eval::Evaluation;
+use super::model::Place;
 use super::run::{Metrics, Split, Training};
 use super::train::{before, program, run_in};
 
@@ -75,7 +77,7 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
     let device_not_run = if args.no_device {
         Some("--no-device".to_string())
     } else {
-        match device::availability(machine) {
+        match emulator::availability(machine) {
             Ok(()) => None,
             // What is not there is no failure of the demonstration; whatever fails below is.
             Err(missing @ (DeviceError::Missing(_) | DeviceError::Sources(_))) => {
@@ -91,7 +93,7 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
         console.say(format_args!(
             "{machine}: building the firmware for an emulated Cortex-M4F"
         ));
-        let evaluation = Evaluation::on_device(machine, &evaluator, test)?;
+        let evaluation = Evaluation::at(&Place::Qemu(machine), &evaluator, test, console)?;
         evaluation.say(console);
         evaluation.verdict()?;
         Some(evaluation)

@@ -1,28 +1,34 @@
 //! `kan eval`: how good a blob is on a file of rows, on the host or on a device.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use kan_train_host::dataset::Dataset;
-use kan_train_host::device::{DeviceError, Firmware, Instructions, Machine};
+use kan_train_host::device::{Cost, DeviceError, Unit};
 use kan_train_host::evaluator::Evaluator;
 use kan_train_host::predictor::Score;
 use serde::Serialize;
 
 use super::Failure;
-use super::console::{Console, in_words};
+use super::console::{Console, figures, in_words};
 use super::model::{Loaded, Place, place};
 use super::run::Checkpoint;
 
-/// Measure a model on a file of rows, on the host or on an emulated Cortex-M
+/// Measure a model on a file of rows, on the host, an emulated Cortex-M or a board
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example: kan eval airfoil --data test.csv --target sound
          kan eval airfoil/model.kan --data test.csv --target sound --on qemu
+         kan eval airfoil --data test.csv --target sound --on serial:/dev/ttyACM0
 
 What is evaluated is the blob, by kan-core: of RUN its model.kan. Columns are found by name where the
 blob has names, else by their order. On a device every output is compared bit for bit with the host;
-any difference is a failure. Instructions are executed instructions of one inference, not cycles. The
-device has memory for 16 MiB of inputs, four bytes each.")]
+any difference is a failure.
+
+Machines of QEMU: mps2-an386 (Cortex-M4F), microbit (M0), mps2-an385 (M3), netduinoplus2 (M4F),
+mps2-an500 (M7), mps2-an505 (M33). There, executed instructions of one inference are counted, which are
+not cycles. A board at a serial port, with the model server on it, counts cycles; a model that is not in
+its flash is sent to its RAM.")]
 pub struct Args {
     /// A folder that `kan train` made, or a blob
     #[arg(value_name = "RUN|FILE.kan")]
@@ -33,7 +39,7 @@ pub struct Args {
     /// The columns with the true values [default: those that the model knows]
     #[arg(long, value_name = "COL[,COL…]")]
     target: Option<Vec<String>>,
-    /// Where to evaluate: host, qemu, or qemu:MACHINE (mps2-an386, mps2-an385 or cortex-m0)
+    /// Where to evaluate: host, qemu (which is qemu:mps2-an386), qemu:MACHINE or serial:PORT
     #[arg(long, value_name = "PLACE", default_value = "host", value_parser = place)]
     on: Place,
 }
@@ -58,12 +64,22 @@ pub struct Evaluation {
 #[derive(Clone, Debug, Serialize)]
 pub struct OnDevice {
     pub machine: String,
-    pub instructions: Instructions,
+    /// Executed instructions of an inference, where QEMU counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<Cost>,
+    /// Clock cycles of an inference, on a board.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycles: Option<Cost>,
+    /// The board's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_hz: Option<u32>,
     pub equal_to_host: Equality,
+    /// What evaluating all rows took, on the line too.
+    pub seconds: f64,
     /// Bytes of the firmware's model struct, which has room for many models.
-    pub struct_bytes: usize,
+    pub struct_bytes: u32,
     /// Most bytes of stack in use during an inference.
-    pub stack_bytes: usize,
+    pub stack_bytes: u32,
 }
 
 /// How many outputs were equal bit for bit, of how many.
@@ -74,28 +90,32 @@ pub struct Equality {
 }
 
 impl Evaluation {
-    /// Runs kan-core on the host.
-    pub fn on_host(evaluator: &Evaluator, data: &Dataset) -> Self {
-        Self::of(&evaluator.eval(&data.x), evaluator, data)
-    }
-
-    /// Runs the firmware on an emulated machine, and kan-core on the host to compare with.
-    pub fn on_device(
-        machine: Machine,
+    /// Runs kan-core on the host, and at another place, to compare, the firmware of a device.
+    pub fn at(
+        place: &Place,
         evaluator: &Evaluator,
         data: &Dataset,
+        console: &Console,
     ) -> Result<Self, DeviceError> {
-        let inputs: Vec<f32> = data.x.iter().map(|&value| value as f32).collect();
-        let firmware = Firmware::build(machine)?;
-        let run = firmware.evaluate(evaluator.bytes(), &inputs, data.inputs())?;
         let host = evaluator.eval(&data.x);
+        let start = Instant::now();
+        let Some(run) = place.device_run(evaluator, &data.x, console)? else {
+            return Ok(Self::of(&host, evaluator, data));
+        };
+        let (instructions, cycles, clock_hz) = match run.unit {
+            Unit::Instructions { .. } => (run.cost(), None, None),
+            Unit::Cycles { per_second } => (None, run.cost(), Some(per_second)),
+        };
         let device = OnDevice {
-            machine: machine.to_string(),
-            instructions: run.instructions(),
+            machine: run.machine.clone(),
+            instructions,
+            cycles,
+            clock_hz,
             equal_to_host: Equality {
                 equal: run.equal_outputs(&host),
                 of: host.len(),
             },
+            seconds: start.elapsed().as_secs_f64(),
             struct_bytes: run.model.struct_bytes,
             stack_bytes: run.model.stack_bytes,
         };
@@ -159,15 +179,30 @@ impl Evaluation {
         }
         if let Some(device) = &self.device {
             let Equality { equal, of } = device.equal_to_host;
-            let Instructions { min, median, max } = device.instructions;
             console.say(format_args!(
                 "bit for bit equal to the host: {equal} of {of} outputs"
             ));
-            console.say(if min == max {
-                format!("{median} instructions per inference, whatever the input")
-            } else {
-                format!("{median} instructions per inference (median; {min} to {max})")
-            });
+            let costs = [
+                (device.instructions, "instructions"),
+                (device.cycles, "cycles"),
+            ];
+            for (cost, unit) in costs {
+                let Some(Cost { min, median, max }) = cost else {
+                    continue;
+                };
+                let clock = device.clock_hz.map_or(String::new(), |hz| {
+                    let time = 1e6 * f64::from(median) / f64::from(hz);
+                    format!(": {} µs at {} MHz", figures(time), f64::from(hz) / 1e6)
+                });
+                console.say(if min == max {
+                    format!("{median} {unit} per inference, whatever the input{clock}")
+                } else {
+                    format!("{median} {unit} per inference (median; {min} to {max}){clock}")
+                });
+            }
+            if device.instructions.is_none() && device.cycles.is_none() {
+                console.say("an inference takes longer than the device's counter can count");
+            }
         }
     }
 }
@@ -176,10 +211,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     let loaded = Loaded::open(&args.model)?;
     let schema = loaded.schema(&args.data, args.target.as_deref())?;
     let data = Dataset::read_like(&args.data, &schema)?;
-    let mut evaluation = match args.on {
-        Place::Host => Evaluation::on_host(&loaded.evaluator, &data),
-        Place::Device(machine) => Evaluation::on_device(machine, &loaded.evaluator, &data)?,
-    };
+    let mut evaluation = Evaluation::at(&args.on, &loaded.evaluator, &data, console)?;
     let known = loaded.checkpoint.as_ref();
     if let Some(interruption) = known.and_then(Checkpoint::interruption) {
         console.say(interruption);

@@ -7,6 +7,8 @@ mod demo;
 mod eval;
 mod inspect;
 mod model;
+mod new_firmware;
+mod pack;
 mod predict;
 mod refine;
 mod run;
@@ -51,6 +53,8 @@ enum Command {
     Eval(eval::Args),
     Predict(predict::Args),
     Inspect(inspect::Args),
+    Pack(pack::Args),
+    NewFirmware(new_firmware::Args),
     Bench(bench::Args),
 }
 
@@ -100,6 +104,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args, &console),
         Command::Predict(args) => predict::run(&args, &console),
         Command::Inspect(args) => inspect::run(&args, &console),
+        Command::NewFirmware(args) => new_firmware::run(&args, &console),
+        Command::Pack(args) => pack::run(&args, &console),
         Command::Bench(args) => bench::run(&args, cli.seed.unwrap_or(0), &console),
     };
     match result.and_then(|()| console.finish()) {

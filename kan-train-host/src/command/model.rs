@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use kan_core::Head;
 use kan_train_host::artifact::MODEL;
 use kan_train_host::dataset::{Schema, TargetSchema};
-use kan_train_host::device::Machine;
+use kan_train_host::device::{Device, DeviceError, DeviceRun};
+use kan_train_host::emulator::{Firmware, Machine};
 use kan_train_host::evaluator::{Evaluator, HostModel};
 
+use super::console::Console;
 use super::run::{Checkpoint, Run};
 use super::{Failure, one_line};
 
@@ -17,24 +19,56 @@ use super::{Failure, one_line};
 const LARGEST_BLOB: u64 = 256 << 20;
 
 /// Where a model is evaluated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Host,
-    Device(Machine),
+    Qemu(Machine),
+    /// The device at this serial port.
+    Serial(String),
 }
 
 /// Reads `--on`.
 pub fn place(text: &str) -> Result<Place, String> {
-    if text == "host" {
-        Ok(Place::Host)
-    } else if text == "serial" || text.starts_with("serial:") {
-        Err("this version reaches no device over a serial port: host or qemu".into())
-    } else {
-        text.parse().map(Place::Device).map_err(|_| {
-            "it is host, qemu (which is qemu:mps2-an386, a Cortex-M4F), qemu:mps2-an385 (a \
-             Cortex-M3) or qemu:cortex-m0"
-                .into()
-        })
+    match text.strip_prefix("serial:") {
+        _ if text == "host" => Ok(Place::Host),
+        Some(port) if !port.is_empty() => Ok(Place::Serial(port.to_owned())),
+        _ => text.parse().map(Place::Qemu).map_err(|_| {
+            let machines = Machine::ALL.map(Machine::name).join(", ");
+            format!(
+                "it is host, serial:PORT, qemu (which is qemu:mps2-an386), or qemu: and one of \
+                 {machines}"
+            )
+        }),
+    }
+}
+
+impl Place {
+    /// Evaluates a model on the rows of `x`, each input rounded to `f32`, on the device that this is;
+    /// `None` if it is the host.
+    pub fn device_run(
+        &self,
+        evaluator: &Evaluator,
+        x: &[f64],
+        console: &Console,
+    ) -> Result<Option<DeviceRun>, DeviceError> {
+        let blob = evaluator.bytes();
+        let mut device = match self {
+            Self::Host => return Ok(None),
+            Self::Qemu(machine) => Firmware::build(*machine)?.start(blob)?,
+            Self::Serial(port) => {
+                let mut device = Device::at_port(port)?;
+                device.hold(blob)?;
+                device
+            }
+        };
+        let inputs = evaluator.model().inputs();
+        let single: Vec<f32> = x.iter().map(|&value| value as f32).collect();
+        let rows = x.len() / inputs;
+        let run = device.evaluate(&single, inputs, |done| {
+            console.progress("rows on the device", done, rows);
+        });
+        console.done();
+        run.map(Some)
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use kan_core::Head;
 use kan_train_host::artifact;
 use kan_train_host::dataset::{Inputs, TargetSchema};
-use kan_train_host::device::Firmware;
 use kan_train_host::objective::most_probable;
 use kan_train_host::objective::softmax;
 use serde_json::{Map, Value, json};
@@ -33,7 +32,7 @@ pub struct Args {
     /// The CSV file to write
     #[arg(long, value_name = "FILE.csv")]
     out: Option<PathBuf>,
-    /// Where to evaluate: host, qemu or qemu:MACHINE
+    /// Where to evaluate: host, qemu, qemu:MACHINE or serial:PORT, as for `kan eval`
     #[arg(long, value_name = "PLACE", default_value = "host", value_parser = place)]
     on: Place,
 }
@@ -101,15 +100,10 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         None => Inputs::read_all(&args.data, model.inputs())?,
     };
 
-    let outputs = match args.on {
-        Place::Host => loaded.evaluator.eval(&inputs.x),
-        Place::Device(machine) => {
-            let single: Vec<f32> = inputs.x.iter().map(|&value| value as f32).collect();
-            let firmware = Firmware::build(machine)?;
-            firmware
-                .evaluate(loaded.evaluator.bytes(), &single, model.inputs())?
-                .outputs
-        }
+    let run = args.on.device_run(&loaded.evaluator, &inputs.x, console)?;
+    let outputs = match run {
+        None => loaded.evaluator.eval(&inputs.x),
+        Some(run) => run.outputs,
     };
     let target = loaded
         .checkpoint

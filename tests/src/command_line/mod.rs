@@ -65,18 +65,18 @@ fn kan() -> Command {
 }
 
 /// A folder of one's own, in which everything happens.
-struct Desk(tempfile::TempDir);
+pub struct Desk(tempfile::TempDir);
 
 impl Desk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content).expect("the folder is writable");
         path
@@ -105,7 +105,7 @@ impl Desk {
 
     /// The object that a command prints with --json: exactly one, and nothing else on stdout.
     #[track_caller]
-    fn json(&self, arguments: &str) -> Value {
+    pub fn json(&self, arguments: &str) -> Value {
         let text = self.text(&format!("{arguments} --json"));
         let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         assert!(matches!(value, Value::Object(_)));
@@ -115,7 +115,7 @@ impl Desk {
     /// Asserts that a command fails with this code and one line with these fragments, and that it
     /// leaves the folder as it was.
     #[track_caller]
-    fn fails(&self, arguments: &str, code: i32, fragments: &[&str]) {
+    pub fn fails(&self, arguments: &str, code: i32, fragments: &[&str]) {
         let before = self.entries();
         let output = self.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -152,7 +152,7 @@ impl Desk {
         found
     }
 
-    fn bytes(&self, name: &str) -> Vec<u8> {
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 

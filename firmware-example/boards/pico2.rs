@@ -1,0 +1,137 @@
+//! Raspberry Pi Pico 2 (RP2350, its Cortex-M33 cores at 150 MHz, Secure).
+//!
+//! Serial line: UART0, sending on GP0 and receiving on GP1, as a debug probe is wired. I²C: GP4 (SDA)
+//! and GP5 (SCL). Heater: GP16. Alarm: GP17. Counter: DWT.
+
+use core::fmt;
+use cortex_m::peripheral::{DCB, DWT};
+use rp235x_hal::{
+    Clock, I2C, Sio, Timer, Watchdog,
+    block::ImageDef,
+    clocks,
+    fugit::RateExtU32,
+    gpio,
+    gpio::Pins,
+    pac, pwm,
+    timer::CopyableTimer0,
+    uart::{DataBits, Enabled, StopBits, UartConfig, UartPeripheral},
+};
+
+/// What the boot loader looks for at the start of the flash.
+#[unsafe(link_section = ".start_block")]
+#[used]
+static IMAGE: ImageDef = ImageDef::secure_exe();
+
+/// The crystal, in Hz.
+const CRYSTAL: u32 = 12_000_000;
+
+type Pin<I, F> = gpio::Pin<I, F, gpio::PullDown>;
+type UartPins = (
+    Pin<gpio::bank0::Gpio0, gpio::FunctionUart>,
+    Pin<gpio::bank0::Gpio1, gpio::FunctionUart>,
+);
+type I2cPin<I> = gpio::Pin<I, gpio::FunctionI2C, gpio::PullUp>;
+
+pub struct Board {
+    pub serial: Serial,
+    pub counter: Counter,
+    pub i2c: I2C<pac::I2C0, (I2cPin<gpio::bank0::Gpio4>, I2cPin<gpio::bank0::Gpio5>)>,
+    pub heater: pwm::Channel<pwm::Slice<pwm::Pwm0, pwm::FreeRunning>, pwm::A>,
+    pub alarm: Pin<gpio::bank0::Gpio17, gpio::FunctionSioOutput>,
+    pub delay: Timer<CopyableTimer0>,
+}
+
+impl Board {
+    /// Starts the peripherals; `None` if that has been done.
+    pub fn take() -> Option<Self> {
+        let core = cortex_m::Peripherals::take()?;
+        let mut peripherals = pac::Peripherals::take()?;
+        let mut watchdog = Watchdog::new(peripherals.WATCHDOG);
+        let clocks = clocks::init_clocks_and_plls(
+            CRYSTAL,
+            peripherals.XOSC,
+            peripherals.CLOCKS,
+            peripherals.PLL_SYS,
+            peripherals.PLL_USB,
+            &mut peripherals.RESETS,
+            &mut watchdog,
+        )
+        .ok()?;
+        let resets = &mut peripherals.RESETS;
+        let sio = Sio::new(peripherals.SIO);
+        let (io, pads) = (peripherals.IO_BANK0, peripherals.PADS_BANK0);
+        let pins = Pins::new(io, pads, sio.gpio_bank0, resets);
+        let config = UartConfig::new(115_200.Hz(), DataBits::Eight, None, StopBits::One);
+        let uart_pins = (pins.gpio0.reconfigure(), pins.gpio1.reconfigure());
+        let uart = UartPeripheral::new(peripherals.UART0, uart_pins, resets)
+            .enable(config, clocks.peripheral_clock.freq())
+            .ok()?;
+        let i2c = I2C::i2c0(
+            peripherals.I2C0,
+            pins.gpio4.reconfigure(),
+            pins.gpio5.reconfigure(),
+            100.kHz(),
+            resets,
+            &clocks.system_clock,
+        );
+        let mut slice = pwm::Slices::new(peripherals.PWM, resets).pwm0;
+        slice.enable();
+        let mut heater = slice.channel_a;
+        heater.output_to(pins.gpio16);
+        Some(Self {
+            serial: Serial(uart),
+            counter: Counter::new(core.DCB, core.DWT),
+            i2c,
+            heater,
+            alarm: pins.gpio17.reconfigure(),
+            delay: Timer::new_timer0(peripherals.TIMER0, resets, &clocks),
+        })
+    }
+}
+
+/// UART0 at 115 200 baud.
+pub struct Serial(UartPeripheral<Enabled, pac::UART0, UartPins>);
+
+impl Serial {
+    /// Waits for a byte; one that arrived damaged is skipped.
+    pub fn read(&mut self) -> u8 {
+        let mut byte = [0];
+        while self.0.read_full_blocking(&mut byte).is_err() {}
+        byte[0]
+    }
+
+    /// Sends bytes, waiting for room.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.0.write_full_blocking(bytes);
+    }
+}
+
+impl fmt::Write for Serial {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.write(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The core's cycle counter, of the unit DWT.
+pub struct Counter(DWT, u32);
+
+impl Counter {
+    pub const TICKS_PER_SECOND: u32 = 150_000_000;
+
+    fn new(mut debug: DCB, mut counter: DWT) -> Self {
+        debug.enable_trace();
+        counter.enable_cycle_counter();
+        Self(counter, 0)
+    }
+
+    /// Begins at 0.
+    pub fn start(&mut self) {
+        self.1 = DWT::cycle_count();
+    }
+
+    /// Ticks since [`start`](Self::start): 2^32 fit.
+    pub fn ticks(&mut self) -> Option<u32> {
+        Some(DWT::cycle_count().wrapping_sub(self.1))
+    }
+}

@@ -1,0 +1,38 @@
+//! The least firmware around a model of any shape with `f32` tables: it exists for its size, and its
+//! inputs come from nowhere. `regulate` is firmware that does something.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+#[cortex_m_rt::entry]
+fn main() -> ! {
+    use core::hint::black_box;
+    use firmware_example::CAPACITY;
+    use kan_core::{Model, kinds};
+
+    const INPUTS: usize = CAPACITY.inputs;
+    const OUTPUTS: usize = CAPACITY.outputs;
+    const WIDTH: usize = CAPACITY.width;
+    const LAYERS: usize = CAPACITY.layers;
+    type Floats<'m> = Model<'m, INPUTS, OUTPUTS, WIDTH, LAYERS, { kinds::F32 }>;
+
+    loop {
+        let (region, input): (&[u8], &[f32]) = black_box((&[], &[]));
+        let output: &mut [f32] = black_box(&mut []);
+        if let Ok(model) = Floats::load(region) {
+            model.eval_into(input, output);
+            black_box((output, model.in_domain_of(input)));
+        }
+    }
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    println!("This is firmware; its size matters: cargo firmware-size");
+}
