@@ -146,7 +146,7 @@ fn figures(desk: &Desk, run: &str) -> Value {
 const GOING_ON: &str = "going on with the interrupted training";
 
 /// Long enough to be hit anywhere, with a checkpoint every few hundredths of it.
-const MANY_GRIDS: &str = "train xy.csv --target y --width 2,3,2,1 --steps 10 \
+const MANY_GRIDS: &str = "train xy.csv --target y --width 2,3,2,1 --steps 30 \
                           --grid 2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20";
 
 #[test]
