@@ -1,7 +1,7 @@
 //! `kan-core` on the host: the bytes that go to the device, evaluated as the device does.
 
 use kan_core::blob::VERSION;
-use kan_core::{LoadError, Model, blob_len};
+use kan_core::{LoadError, Model, Scalar, blob_len};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -142,6 +142,17 @@ impl Evaluator {
         } else {
             "mixed"
         }
+    }
+
+    /// Bits of a coefficient; the most of any layer.
+    pub fn bits(&self) -> u8 {
+        let model = self.model();
+        let bits = model.tables().map(|layer| match layer.scalar {
+            Scalar::F32 => 32,
+            Scalar::I16 => 16,
+            Scalar::I8 => 8,
+        });
+        bits.max().unwrap_or(32)
     }
 
     /// The type that firmware made for this model alone loads it with.

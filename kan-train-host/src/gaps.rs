@@ -89,7 +89,9 @@ impl Course {
         }
         let range = grid.hi() - grid.lo();
         let sharp = range.powi(2 * k as i32 + 1).sqrt();
-        let jumps = grid.jumps().map(|(first, jumps)| (first, jumps.map(|j| sharp * j), 0.0));
+        let jumps = grid
+            .jumps()
+            .map(|(first, jumps)| (first, jumps.map(|j| sharp * j), 0.0));
         let wide = (range.powi(3) / NARROW.powi(2 * k as i32 - 2)).sqrt();
         let bends = grid.bends(|x| base.curvature_at(grid, x));
         let bends = bends.map(|(first, bends, extra)| {
@@ -125,7 +127,9 @@ impl Course {
         let change = triangle.solve()?;
         let extremes = |values: &[f64]| {
             let wider = |(lo, hi): (f64, f64), &v: &f64| (lo.min(v), hi.max(v));
-            values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), wider)
+            values
+                .iter()
+                .fold((f64::INFINITY, f64::NEG_INFINITY), wider)
         };
         let ((lo, hi), (least, most)) = (extremes(coef), extremes(&change));
         let small = most.max(-least) <= LARGEST_CHANGE * (hi - lo);

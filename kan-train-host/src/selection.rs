@@ -579,11 +579,14 @@ impl Trial<'_> {
         let mut runners: Vec<(Candidate, Vec<Network>, bool)> = candidates
             .iter()
             .map(|candidate| {
-                let pair = if candidate.tried.width.len() == 2 { 1 } else { PAIR };
+                let pair = if candidate.tried.width.len() == 2 {
+                    1
+                } else {
+                    PAIR
+                };
                 let rivals = candidate.starts[..pair].iter();
-                let better = rivals.min_by(|a, b| {
-                    objective::loss(a, train).total_cmp(&objective::loss(b, train))
-                });
+                let better = rivals
+                    .min_by(|a, b| objective::loss(a, train).total_cmp(&objective::loss(b, train)));
                 let networks: Vec<Network> = better.into_iter().cloned().collect();
                 let begun = Candidate {
                     tried: candidate.tried.clone(),
@@ -637,7 +640,10 @@ impl Trial<'_> {
                     width: best.tried.width.clone(),
                     starts: best.starts.clone(),
                     grids: grids.to_vec(),
-                    penalties: vec![Penalty { roughness, ..penalty }],
+                    penalties: vec![Penalty {
+                        roughness,
+                        ..penalty
+                    }],
                 })
                 .collect();
             let penalised: Vec<Candidate> = tasks

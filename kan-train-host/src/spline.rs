@@ -478,7 +478,10 @@ impl Grid {
         &self,
         extra: impl Fn(f64) -> f64,
     ) -> impl Iterator<Item = (usize, [f64; MAX_ORDER], f64)> {
-        let points = self.breaks().windows(2).flat_map(|pair| gauss(pair[0], pair[1]));
+        let points = self
+            .breaks()
+            .windows(2)
+            .flat_map(|pair| gauss(pair[0], pair[1]));
         points.map(move |(place, weight)| {
             let (first, curvature) = self.curvature(place);
             let root = weight.sqrt();

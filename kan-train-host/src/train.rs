@@ -322,7 +322,11 @@ impl Frame {
     /// The best of several random starts after their first steps on the first grid; `member` tells
     /// the starts of one network from those of another.
     pub fn start(&self, samples: &Samples, recipe: &Recipe, member: usize) -> Network {
-        let starts = if recipe.width.len() > 2 { self.starts } else { 1 };
+        let starts = if recipe.width.len() > 2 {
+            self.starts
+        } else {
+            1
+        };
         let first = recipe.grids[0];
         let mut rivals: Vec<(f64, Network)> = (0..starts)
             .map(|start| {

@@ -8,7 +8,7 @@ use kan_train_host::compile::{Options, Tables};
 use super::Failure;
 use super::console::Console;
 use super::run::{Blob, Run};
-use super::train::bits;
+use super::train::{bits, kind};
 
 /// Compile a trained network to tables once more, of another kind or size
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub struct Args {
     /// Kind of tables [default: that of RUN]
     #[arg(long)]
     tables: Option<Tables>,
-    /// Bits of a table entry [default: 32]
+    /// Bits of a table entry: 32 (f32), 16 or 8 (integers) [default: those of RUN]
     #[arg(long, value_parser = bits)]
     bits: Option<u8>,
     /// The data, if they have moved
@@ -42,9 +42,9 @@ pub struct Args {
 
 pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     let mut run = Run::open(&args.run)?;
-    let tables = args.tables.unwrap_or(run.checkpoint.training.tables);
+    let kind = kind(args.tables, args.bits, run.checkpoint.training.kind())?;
     let options = Options {
-        tables,
+        kind,
         tolerance: None,
         max_bytes: args.max_flash,
     };
@@ -61,7 +61,8 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     match &args.out {
         Some(out) => artifact::write_atomic(out, &compiled.bytes)?,
         None => {
-            run.checkpoint.training.tables = tables;
+            run.checkpoint.training.tables = kind.tables;
+            run.checkpoint.training.bits = kind.bits;
             let training = &mut run.checkpoint.training;
             if let (Some(data), Some(split)) = (&args.data, &split) {
                 if split.fingerprint == training.fingerprint {

@@ -281,9 +281,8 @@ fn change(
         training.move_data(data, split.fingerprint)?;
     }
 
-    let tables = run.checkpoint.training.tables;
     let options = TableOptions {
-        tables,
+        kind: run.checkpoint.training.kind(),
         tolerance: None,
         max_bytes: None,
     };

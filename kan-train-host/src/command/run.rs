@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
-use kan_train_host::compile::{self, Compiled, Options, Tables};
+use kan_train_host::compile::{self, Compiled, Kind, Options, Tables};
 use kan_train_host::dataset::{self, Dataset, Schema, Target, TargetSchema, Task};
 use kan_train_host::evaluator::Evaluator;
 use kan_train_host::grid;
@@ -67,9 +67,23 @@ pub struct Training {
     pub roughness: f64,
     pub slope: f64,
     pub tables: Tables,
+    /// Bits of a table entry.
+    #[serde(default = "single")]
+    pub bits: u8,
+}
+
+/// The bits of the entries of tables made before there were others.
+fn single() -> u8 {
+    32
 }
 
 impl Training {
+    /// The kind of tables.
+    pub fn kind(&self) -> Kind {
+        let Self { tables, bits, .. } = *self;
+        Kind { tables, bits }
+    }
+
     /// Notes that training went on with the rows of another file, which may be the same rows.
     pub fn move_data(&mut self, path: &Path, fingerprint: Fingerprint) -> Result<(), Failure> {
         self.data = Source::File(absolute(path)?);
@@ -601,8 +615,8 @@ impl Blob {
         let blob = Self {
             path,
             bytes: compiled.bytes.len(),
-            tables: compiled.tables,
-            bits: compiled.bits,
+            tables: compiled.kind.tables,
+            bits: compiled.kind.bits,
             train,
             test,
             error_bound: compiled.error_bound.clone(),
