@@ -199,6 +199,8 @@ struct Compiler<'a> {
     /// Inputs to measure on, and the network's outputs for them.
     rows: Vec<f64>,
     truth: Vec<f64>,
+    /// What all nodes are on the rows, for tables of so few bits that it matters.
+    values: Option<integer::Rows>,
     /// The tables tried so far, by layer, input node and number of intervals.
     tried: Vec<Vec<BTreeMap<usize, Fitted>>>,
 }
@@ -246,6 +248,7 @@ impl<'a> Compiler<'a> {
             kind,
             gain: gains(predictor, &rows),
             truth: predictor.eval(&rows),
+            values: (kind.bits == 8).then(|| values_of_nodes(predictor, &rows)),
             layers,
             rows,
             tried,
@@ -302,7 +305,7 @@ impl<'a> Compiler<'a> {
         let mut integers = Vec::new();
         let bytes = if kind.is_integer() {
             let logits = !self.predictor.labels().is_empty();
-            integers = integer::tables(layers, kind, &intervals, logits);
+            integers = integer::tables(layers, kind, &intervals, logits, self.values.as_ref());
             // Positions that are too few can have made them fewer.
             intervals = (integers.iter().zip(layers))
                 .map(|(table, functions)| table.intervals(functions))
@@ -505,6 +508,28 @@ fn sample(predictor: &Predictor, rows: &[f64]) -> Vec<f64> {
     rows.flatten().copied().collect()
 }
 
+/// What the network computes on rows, in the units of the device.
+fn values_of_nodes(predictor: &Predictor, rows: &[f64]) -> integer::Rows {
+    let network = &predictor.network;
+    let maps: Vec<(f64, f64)> = predictor.inputs.iter().map(|r| r.to_unit()).collect();
+    let mut tape = network.tape();
+    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); network.layers.len()];
+    for row in rows.chunks_exact(maps.len()) {
+        let x: Vec<f64> = row.iter().zip(&maps).map(|(x, (a, b))| a * x + b).collect();
+        network.forward(&x, &mut tape);
+        for (sums, values) in sums.iter_mut().zip(&tape.values[1..]) {
+            sums.extend(values);
+        }
+    }
+    if let Some(last) = sums.last_mut() {
+        for (value, output) in last.iter_mut().zip(predictor.outputs.iter().cycle()) {
+            *value = output.offset + output.scale * *value;
+        }
+    }
+    let x = rows.to_vec();
+    integer::Rows { x, sums }
+}
+
 /// For each layer and input node the range of its values on the rows and on points all over the
 /// domain, and a little more.
 fn ranges_of_nodes(predictor: &Predictor, kind: Kind, rows: &[f64]) -> Vec<Vec<(f64, f64)>> {
@@ -516,7 +541,9 @@ fn ranges_of_nodes(predictor: &Predictor, kind: Kind, rows: &[f64]) -> Vec<Vec<(
         let scaled = row.iter().zip(&maps).map(|(x, (a, b))| a * x + b);
         scaled.collect::<Vec<f64>>()
     });
-    let spread = (0..ENOUGH_ROWS).map(|_| {
+    // Where bits are few, they are not spent on what hardly happens.
+    let anywhere = if kind.bits == 8 { 0 } else { ENOUGH_ROWS };
+    let spread = (0..anywhere).map(|_| {
         let part = |_: &(f64, f64)| rng.random_range(-end..=end);
         maps.iter().map(part).collect::<Vec<f64>>()
     });
@@ -531,7 +558,7 @@ fn ranges_of_nodes(predictor: &Predictor, kind: Kind, rows: &[f64]) -> Vec<Vec<(
         }
     }
     for (lo, hi) in seen.iter_mut().flatten() {
-        let more = 0.02 * (*hi - *lo);
+        let more = 0.05 * (*hi - *lo);
         (*lo, *hi) = (*lo - more, *hi + more);
     }
     seen

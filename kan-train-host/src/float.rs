@@ -31,16 +31,19 @@ impl Functions<'_> {
         if edges.is_empty() {
             return 0;
         }
-        let (lo, hi) = self.domain[i];
         let tables = kind.tables;
         let most = match kind.bits {
             32 => MOST_INTERVALS,
             _ => integer::most_intervals(self.layer.inputs()),
         };
         let mut excess = |intervals: usize| {
-            let fitted = tried
-                .entry(intervals)
-                .or_insert_with(|| self.fit(i, &edges, tables, TableGrid::new(lo, hi, intervals)));
+            let fitted = tried.entry(intervals).or_insert_with(|| {
+                let (lo, hi) = match kind.is_integer() {
+                    true => self.range(i, kind, intervals),
+                    false => self.domain[i],
+                };
+                self.fit(i, &edges, kind, TableGrid::new(lo, hi, intervals))
+            });
             let each = edges.iter().zip(&fitted.distance);
             each.map(|((j, _), distance)| distance / allowance[*j])
                 .fold(0.0, f64::max)
@@ -54,6 +57,11 @@ impl Functions<'_> {
         let mut ladder: Vec<usize> = doubled(1).take_while(up_to_most).collect();
         if keeps {
             ladder.extend(doubled(own.intervals()).take_while(up_to_most));
+            ladder.sort_unstable();
+            ladder.dedup();
+        }
+        if kind.is_integer() {
+            ladder.extend(self.nested(i, kind).map(|(n, _)| n).filter(up_to_most));
             ladder.sort_unstable();
             ladder.dedup();
         }
@@ -97,7 +105,8 @@ impl Functions<'_> {
     }
 
     /// Fits the edges of node `i` on one grid.
-    fn fit(&self, i: usize, edges: &[(usize, &Edge)], tables: Tables, grid: TableGrid) -> Fitted {
+    fn fit(&self, i: usize, edges: &[(usize, &Edge)], kind: Kind, grid: TableGrid) -> Fitted {
+        let tables = kind.tables;
         let with_base = tables != Tables::Exact;
         let function = |j: usize, edge: &Edge, x: f64| self.edge(i, j, edge, x, with_base).0;
         let mut fitted = Fitted {
@@ -128,6 +137,14 @@ impl Functions<'_> {
         let fit = Fit::new(&spline);
         let ends = (spline.lo(), spline.hi());
         let breaks = sorted(self.breaks(i).chain(grid.breaks()), ends);
+        let own = match kind.is_integer() {
+            true => {
+                let (a, b) = self.to_network[i];
+                let grid = &self.layer.grids[i];
+                ((grid.lo() - b) / a, (grid.hi() - b) / a)
+            }
+            false => (f64::NEG_INFINITY, f64::INFINITY),
+        };
         for &(j, edge) in edges {
             let rounded: Vec<f32> = (fit.fit(|x| function(j, edge, x)).iter())
                 .map(|&c| c as f32)
@@ -136,8 +153,16 @@ impl Functions<'_> {
             let distance = breaks
                 .windows(2)
                 .flat_map(|pair| within(pair[0], pair[1]))
+                .filter(|x| own.0 <= *x && *x <= own.1)
                 .map(|x| (function(j, edge, x) - spline.eval(&coef, x)).abs());
-            fitted.distance.push(distance.fold(0.0, f64::max));
+            fitted.distance.push(if kind.is_integer() {
+                // A cubic table cannot bend at the ends of the network's grid as sharply as the network
+                // does, where its margins begin; few inputs are there.
+                let (sum, count) = distance.fold((0.0, 0.0), |(s, n), d| (s + d * d, n + 1.0));
+                f64::sqrt(sum / f64::max(count, 1.0))
+            } else {
+                distance.fold(0.0, f64::max)
+            });
             fitted.coefficients.push(rounded);
         }
         fitted
@@ -377,7 +402,8 @@ pub(crate) struct Fitted {
     pub(crate) grid: TableGrid,
     /// By edge and row.
     pub(crate) coefficients: Vec<Vec<f32>>,
-    /// By edge, the sampled distance from its function on the grid.
+    /// By edge, the sampled distance from its function on the grid: the largest; of tables that will be
+    /// integers the root mean square on the network's grid.
     pub(crate) distance: Vec<f64>,
 }
 

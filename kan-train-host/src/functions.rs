@@ -144,21 +144,23 @@ impl<'a> Functions<'a> {
             }
             if kind.is_integer() {
                 // Integers saturate at the ends of their tables, which hold the margin.
-                let ranges = domain.iter_mut().zip(&mut reach).zip(&seen[l]);
-                for ((domain, reach), seen) in ranges {
+                for (i, domain) in domain.iter_mut().enumerate() {
                     if l == 0 {
-                        *domain = *reach;
-                        let slack = INPUT_RESOLUTION * (reach.1 - reach.0);
-                        *reach = (reach.0 - slack, reach.1 + slack);
-                    } else {
-                        let hull = (domain.0.min(seen.0), domain.1.max(seen.1));
-                        let inside = (hull.0.max(reach.0), hull.1.min(reach.1));
-                        *domain = if is_measurable(inside.0, inside.1) {
-                            inside
-                        } else {
-                            hull
-                        };
+                        *domain = reach[i];
+                        // A table may begin and end at a knot of the network's grid beyond.
+                        let step = (domain.1 - domain.0) / layer.grids[i].intervals() as f64;
+                        let slack = step + INPUT_RESOLUTION * (domain.1 - domain.0 + 2.0 * step);
+                        reach[i] = (domain.0 - slack, domain.1 + slack);
+                        continue;
                     }
+                    let seen = seen[l][i];
+                    let hull = (domain.0.min(seen.0), domain.1.max(seen.1));
+                    let inside = (hull.0.max(reach[i].0), hull.1.min(reach[i].1));
+                    *domain = if is_measurable(inside.0, inside.1) {
+                        inside
+                    } else {
+                        hull
+                    };
                 }
             } else if tables == Tables::Step {
                 // Steps do not go on linearly. Their grid must not leave the reach by rounding.
@@ -192,6 +194,39 @@ impl<'a> Functions<'a> {
             layers.push(functions);
         }
         Ok(layers)
+    }
+
+    /// The range of a table of integers of `intervals` for node `i`. One that is cubic and fine enough
+    /// has the knots of the network's own grid among its own: there it is exact but for SiLU and
+    /// rounding.
+    pub(crate) fn range(&self, i: usize, kind: Kind, intervals: usize) -> (f64, f64) {
+        let (lo, hi) = self.domain[i];
+        self.nested(i, kind)
+            .find(|&(n, _)| n >= intervals)
+            .filter(|&(n, _)| n == intervals)
+            .map_or((lo, hi), |(_, range)| range)
+    }
+
+    /// The tables of integers that have the knots of node `i` among their own: intervals and range,
+    /// the coarsest first.
+    pub(crate) fn nested(
+        &self,
+        i: usize,
+        kind: Kind,
+    ) -> impl Iterator<Item = (usize, (f64, f64))> + use<'_> {
+        let own = &self.layer.grids[i];
+        let (lo, hi) = self.domain[i];
+        let (a, b) = self.to_network[i];
+        let ends = ((own.lo() - b) / a, (own.hi() - b) / a);
+        let keeps = own.is_uniform() && own.degree() == 3 && kind.tables.degree() == 3;
+        (1..=if keeps { 64 } else { 0 }).map(move |parts| {
+            let within = own.intervals() * parts;
+            let step = (ends.1 - ends.0) / within as f64;
+            let beyond = |width: f64| (width / step - 1e-6).ceil();
+            let (left, right) = (beyond(ends.0 - lo), beyond(hi - ends.1));
+            let range = (ends.0 - left * step, ends.1 + right * step);
+            ((within as f64 + left + right) as usize, range)
+        })
     }
 
     /// Value and slope of an edge at `x`, on the device's scale; `with_base` says whether SiLU

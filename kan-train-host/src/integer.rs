@@ -21,6 +21,12 @@ use crate::spline::{Fit, Grid};
 const MOST_ROWS: usize = 131_071;
 /// The largest sum that is aimed at: some rounding below what 32 bits hold.
 const LARGEST: f64 = 2_147_352_576.0; // 2^31 − 2^17
+/// Coefficients of an output that are chosen together at most.
+const MOST_REFINED: usize = 1500;
+/// Times that each of them is looked at, at most.
+const SWEEPS: usize = 20;
+/// Smaller units that are tried, with coefficients that saturate.
+const FINER: [f64; 3] = [1.0, 0.5, 0.25];
 /// Outputs that share a group at most, so that the search for groups ends.
 const WIDEST_GROUP: usize = 64;
 
@@ -119,15 +125,31 @@ pub(crate) struct Table {
     grids: Vec<Placed>,
     /// What was taken from every edge.
     shifted: Vec<f64>,
+    /// Coefficients before any rounding, in the network's units.
+    fitted: Vec<Option<Vec<f64>>>,
+    /// Whether the sums are outputs.
+    is_last: bool,
+}
+
+/// What a network computes on some rows.
+pub(crate) struct Rows {
+    /// The inputs in their units, `[rows, inputs]`.
+    pub(crate) x: Vec<f64>,
+    /// By layer the sums in the units of the device, `[rows, outputs]`.
+    pub(crate) sums: Vec<Vec<f64>>,
 }
 
 /// The tables of all layers, for grids of `intervals`. `logits` says that outputs are compared.
+///
+/// With `rows`, coefficients are chosen for the smallest error there.
 pub(crate) fn tables(
     layers: &[Functions],
     kind: Kind,
     intervals: &[Vec<usize>],
     logits: bool,
+    rows: Option<&Rows>,
 ) -> Vec<Table> {
+    let mut raw: Vec<i64> = Vec::new();
     let mut tables: Vec<Table> = Vec::with_capacity(layers.len());
     for (l, functions) in layers.iter().enumerate() {
         let inputs = match tables.last() {
@@ -138,12 +160,27 @@ pub(crate) fn tables(
                 .collect(),
             Some(before) => before.sums.clone(),
         };
+        let next: Vec<(f64, f64)> = layers.get(l + 1).map_or(Vec::new(), |next| {
+            let nodes = intervals[l + 1].iter().enumerate();
+            nodes.map(|(i, &n)| next.range(i, kind, n)).collect()
+        });
         let to = match layers.get(l + 1) {
-            Some(next) => To::Nodes(&next.domain),
+            Some(_) => To::Nodes(&next),
             None if logits => To::Logits,
             None => To::Values,
         };
-        tables.push(Table::new(functions, kind, &inputs, &intervals[l], to));
+        let mut table = Table::new(functions, kind, &inputs, &intervals[l], &to);
+        if let Some(rows) = rows {
+            if l == 0 {
+                let scaled = rows.x.iter().zip(inputs.iter().cycle());
+                raw = scaled
+                    .map(|(x, scale)| (x / scale.unit).round() as i64)
+                    .collect();
+            }
+            table.refine(&raw, &rows.sums[l], logits && l + 1 == layers.len());
+            raw = table.sums_of(&raw);
+        }
+        tables.push(table);
     }
     tables
 }
@@ -171,11 +208,11 @@ impl Table {
         kind: Kind,
         inputs: &[Scale],
         intervals: &[usize],
-        to: To<'_>,
+        to: &To<'_>,
     ) -> Self {
         let arithmetic = Arithmetic::of(kind);
         let outputs = functions.layer.outputs;
-        let (shift, mut nodes, grids) = place(functions, &arithmetic, inputs, intervals);
+        let (shift, mut nodes, grids) = place(functions, kind, &arithmetic, inputs, intervals);
         let mut first = 0;
         for (node, grid) in nodes.iter_mut().zip(&grids) {
             node.first = first << 15;
@@ -195,7 +232,7 @@ impl Table {
             let halves = || half.iter().skip(j).step_by(outputs);
             arithmetic.least_unit(halves().copied())
         };
-        let mut sums: Vec<Scale> = match &to {
+        let mut sums: Vec<Scale> = match to {
             To::Nodes(domains) => (domains.iter().zip(&starts).enumerate())
                 .map(|(j, (&(lo, hi), &zero))| Scale {
                     unit: least(j)
@@ -255,6 +292,199 @@ impl Table {
             sums,
             grids,
             shifted,
+            fitted,
+            is_last: !matches!(to, To::Nodes(_)),
+        }
+    }
+
+    /// The first row that an input of node `i` reads, and the B-splines there.
+    fn basis(&self, i: usize, x: i64) -> (usize, [f64; 4]) {
+        let node = &self.nodes[i];
+        let lo = i64::from(node.hi) - i64::from(node.width);
+        let d = (x - lo).clamp(0, node.width.into()) as u128;
+        let position = ((d << self.shift) * (u128::from(node.scale) + 1)) >> 32;
+        let t = (position & 0x7fff) as f64 / 32_768.0;
+        let s = 1.0 - t;
+        let middle = |t: f64| (4.0 + t * t * (3.0 * t - 6.0)) / 6.0;
+        let weights = match self.kind.tables.degree() {
+            3 => [s * s * s / 6.0, middle(t), middle(s), t * t * t / 6.0],
+            1 => [s, t, 0.0, 0.0],
+            _ => [1.0, 0.0, 0.0, 0.0],
+        };
+        ((position >> 15) as usize, weights)
+    }
+
+    /// The layer's sums for rows of inputs, but for the rounding of weights.
+    fn sums_of(&self, raw: &[i64]) -> Vec<i64> {
+        let (inputs, outputs) = (self.nodes.len(), self.bias.len());
+        let one = Arithmetic::of(self.kind).one;
+        let of_row = |row: &[i64]| -> Vec<i64> {
+            let mut sums: Vec<f64> = self.bias.iter().map(|&bias| bias.into()).collect();
+            for (i, &x) in row.iter().enumerate() {
+                let (first, weights) = self.basis(i, x);
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    let Some(edge) = &self.coefficients[i * outputs + j] else {
+                        continue;
+                    };
+                    let terms = edge[first..].iter().zip(weights);
+                    *sum += one * terms.map(|(&c, w)| f64::from(c) * w).sum::<f64>();
+                }
+            }
+            sums.into_iter().map(|sum| sum.round() as i64).collect()
+        };
+        raw.par_chunks(inputs).flat_map_iter(of_row).collect()
+    }
+
+    /// Chooses the integers anew, so that the sums of all edges together have the least mean square
+    /// error on rows of inputs: where the bits are few, the roundings of neighbours and of other
+    /// edges can make up for each other, and a coarser table with finer steps is better if it
+    /// saturates only where no rows are.
+    ///
+    /// Coordinate descent from the rounded coefficients; a thousandth of the weight is on these.
+    fn refine(&mut self, raw: &[i64], wanted: &[f64], logits: bool) {
+        let (inputs, outputs) = (self.nodes.len(), self.bias.len());
+        let arithmetic = Arithmetic::of(self.kind);
+        let order = arithmetic.degree + 1;
+        let starts: Vec<usize> = self
+            .nodes
+            .iter()
+            .map(|n| (n.first >> 15) as usize)
+            .collect();
+        let rows_of: Vec<usize> = self
+            .grids
+            .iter()
+            .map(|grid| grid.intervals + arithmetic.degree)
+            .collect();
+        let size = rows_of.iter().sum::<usize>();
+        if size > MOST_REFINED || inputs as f64 * arithmetic.most > arithmetic.most_together {
+            return;
+        }
+        let count = (raw.len() / inputs).max(1) as f64;
+        // The weights of every row, and the mean of their products.
+        let weights: Vec<Vec<(usize, f64)>> = (raw.par_chunks(inputs))
+            .map(|row| {
+                let nodes = row.iter().enumerate().flat_map(|(i, &x)| {
+                    let (first, weights) = self.basis(i, x);
+                    let at = starts[i] + first;
+                    (0..order).map(move |r| (at + r, weights[r]))
+                });
+                nodes.collect()
+            })
+            .collect();
+        let mut gram = vec![0.0; size * size];
+        for row in &weights {
+            for &(a, wa) in row {
+                for &(b, wb) in row {
+                    gram[a * size + b] += wa * wb / count;
+                }
+            }
+        }
+        const PRIOR: f64 = 1e-3;
+        let of_output = |j: usize, factor: f64| -> (f64, Vec<f64>) {
+            let unit = self.sums[j].unit * factor;
+            let quantum = unit * arithmetic.one;
+            let members: Vec<usize> = (0..inputs)
+                .filter(|i| self.coefficients[i * outputs + j].is_some())
+                .collect();
+            let constant = self.sums[j].zero + self.sums[j].unit * f64::from(self.bias[j]);
+            let mut right = vec![0.0; size];
+            let mut square = 0.0;
+            for (row, wanted) in weights.iter().zip(wanted.iter().skip(j).step_by(outputs)) {
+                let rest = wanted - constant;
+                square += rest * rest / count;
+                for &(a, w) in row {
+                    right[a] += w * rest / count;
+                }
+            }
+            // What each coefficient would be without rounding, and is.
+            let mut free = vec![0.0; size];
+            let mut c = vec![0.0; size];
+            for &i in &members {
+                let k = i * outputs + j;
+                let fitted = self.fitted[k].iter().flatten().map(|c| c - self.shifted[k]);
+                for (r, fitted) in fitted.enumerate() {
+                    free[starts[i] + r] = fitted / quantum;
+                    let most = arithmetic.most;
+                    c[starts[i] + r] = (fitted / quantum).round().clamp(-most, most);
+                }
+            }
+            let used: Vec<usize> = members
+                .iter()
+                .flat_map(|&i| starts[i]..starts[i] + rows_of[i])
+                .collect();
+            // Half the gradient over quantum².
+            let mut slope: Vec<f64> = vec![0.0; size];
+            for &a in &used {
+                let sum: f64 = used.iter().map(|&b| gram[a * size + b] * c[b]).sum();
+                slope[a] = sum - right[a] / quantum + PRIOR * (c[a] - free[a]);
+            }
+            for _ in 0..SWEEPS {
+                let mut moved = false;
+                for &a in &used {
+                    let bend = gram[a * size + a] + PRIOR;
+                    let to = (c[a] - slope[a] / bend).round();
+                    let by = to.clamp(-arithmetic.most, arithmetic.most) - c[a];
+                    if by != 0.0 {
+                        c[a] += by;
+                        slope[a] += PRIOR * by;
+                        for &b in &used {
+                            slope[b] += gram[a * size + b] * by;
+                        }
+                        moved = true;
+                    }
+                }
+                if !moved {
+                    break;
+                }
+            }
+            let mut error = square;
+            for &a in &used {
+                let sum: f64 = used.iter().map(|&b| gram[a * size + b] * c[b]).sum();
+                error += quantum * quantum * c[a] * sum - 2.0 * quantum * c[a] * right[a];
+                error += PRIOR * (quantum * (c[a] - free[a])).powi(2);
+            }
+            (error, c)
+        };
+        let tried: Vec<Vec<(f64, Vec<f64>)>> = FINER
+            .iter()
+            .map(|&factor| {
+                (0..outputs)
+                    .into_par_iter()
+                    .map(|j| of_output(j, factor))
+                    .collect()
+            })
+            .collect();
+        // Logits have one unit; nodes and values each their own.
+        let total = |k: usize| tried[k].iter().map(|(error, _)| error).sum::<f64>();
+        let least = |errors: &dyn Fn(usize) -> f64| {
+            (0..FINER.len())
+                .min_by(|&a, &b| errors(a).total_cmp(&errors(b)))
+                .unwrap_or(0)
+        };
+        let common = least(&total);
+        for j in 0..outputs {
+            let best = if logits {
+                common
+            } else {
+                least(&|k| tried[k][j].0)
+            };
+            let c = &tried[best][j].1;
+            for i in 0..inputs {
+                if let Some(edge) = &mut self.coefficients[i * outputs + j] {
+                    let of_edge = &c[starts[i]..starts[i] + rows_of[i]];
+                    *edge = of_edge.iter().map(|&c| c as i32).collect();
+                }
+            }
+            // Powers of two: the unit is still an f32, and the bias nearly as it was.
+            let factor = FINER[best];
+            self.sums[j].unit *= factor;
+            self.bias[j] = (f64::from(self.bias[j]) / factor).round() as i32;
+        }
+        if self.scales.len() >= outputs && self.is_last {
+            let at = self.scales.len() - outputs;
+            for (scale, sum) in self.scales[at..].iter_mut().zip(&self.sums) {
+                scale[0] = sum.unit as f32;
+            }
         }
     }
 
@@ -507,13 +737,15 @@ fn block(left: usize) -> usize {
 /// The grids of a layer: how far differences are shifted, the records, and where they are.
 fn place(
     functions: &Functions,
+    kind: Kind,
     arithmetic: &Arithmetic,
     inputs: &[Scale],
     intervals: &[usize],
 ) -> (u32, Vec<IntegerNode>, Vec<Placed>) {
     const MOST: f64 = (i32::MAX - 1) as f64;
-    let ends: Vec<(i64, i64)> = (functions.domain.iter().zip(inputs).enumerate())
-        .map(|(i, (&(lo, hi), scale))| {
+    let ends: Vec<(i64, i64)> = (inputs.iter().enumerate())
+        .map(|(i, scale)| {
+            let (lo, hi) = functions.range(i, kind, intervals[i]);
             if !functions.layer.is_used(i) {
                 return (0, 0);
             }
