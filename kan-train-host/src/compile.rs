@@ -37,7 +37,7 @@ use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
 use crate::dataset::{Dataset, Target};
-use crate::evaluator::{Evaluator, EvaluatorError};
+use crate::evaluator::{Core, Evaluator, EvaluatorError, Instructions};
 use crate::float::{Fitted, Table};
 use crate::functions::{Functions, MEASURABLE, ROUNDING, is_measurable};
 use crate::integer;
@@ -54,6 +54,8 @@ pub struct Options {
     pub tolerance: Option<f64>,
     /// The blob may not be longer.
     pub max_bytes: Option<usize>,
+    /// One inference may not take more instructions, by estimate, on this core.
+    pub max_instructions: Option<(u64, Core)>,
 }
 
 /// A blob and what is known about it.
@@ -63,6 +65,8 @@ pub struct Compiled {
     pub bytes: Vec<u8>,
     /// The kind of its tables.
     pub kind: Kind,
+    /// Estimates of the instructions of an inference.
+    pub instructions: Instructions,
     /// For each network output, in its own unit, a bound of |device − network| for every input in
     /// the domain.
     pub error_bound: Vec<f64>,
@@ -88,6 +92,20 @@ pub enum CompileError {
         tables: Kind,
         /// What they need.
         least: usize,
+    },
+    /// No grid makes tables faster.
+    #[error(
+        "--max-instructions {limit}@{core}: {tables} tables of this network need about {needed}"
+    )]
+    TooSlow {
+        /// The limit.
+        limit: u64,
+        /// The core it is for.
+        core: Core,
+        /// The kind of tables.
+        tables: Kind,
+        /// What they need.
+        needed: u64,
     },
     /// A shape that the format cannot express.
     #[error("the network is too wide or too deep for a blob: {0}")]
@@ -173,6 +191,19 @@ pub fn compile(
             }
         }
     }
+    let instructions = Evaluator::load(&draft.bytes)
+        .map_err(CompileError::Rejected)?
+        .instructions();
+    if let Some((limit, core)) = options.max_instructions
+        && instructions.on(core) > limit
+    {
+        return Err(CompileError::TooSlow {
+            limit,
+            core,
+            tables: options.kind,
+            needed: instructions.on(core),
+        });
+    }
     let error_bound = compiler.bound(&draft);
     let rms_deviation: Vec<f64> = (draft.deviation.iter().zip(&predictor.outputs))
         .map(|(part, output)| part * output.scale.abs())
@@ -181,9 +212,28 @@ pub fn compile(
         within_tolerance: draft.worst() <= noticeable,
         bytes: draft.bytes,
         kind: options.kind,
+        instructions,
         error_bound,
         rms_deviation,
         intervals: draft.intervals,
+    })
+}
+
+/// The best of several tables: of those that are near enough to the network the one of fewest
+/// instructions on `core`, then of fewest bytes; if none is near enough, the nearest.
+pub fn best<'c>(tables: impl Iterator<Item = &'c Compiled>, core: Core) -> Option<&'c Compiled> {
+    let worth = |tables: &Compiled| {
+        let deviation = tables.rms_deviation.iter().copied().fold(0.0, f64::max);
+        let far = if tables.within_tolerance {
+            0.0
+        } else {
+            deviation
+        };
+        (far, tables.instructions.on(core), tables.bytes.len())
+    };
+    tables.min_by(|a, b| {
+        let (a, b) = (worth(a), worth(b));
+        a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2)))
     })
 }
 

@@ -1,5 +1,7 @@
 //! `kan-core` on the host: the bytes that go to the device, evaluated as the device does.
 
+use std::fmt;
+
 use kan_core::blob::VERSION;
 use kan_core::{LoadError, Model, Scalar, blob_len};
 use rayon::prelude::*;
@@ -173,6 +175,24 @@ impl Evaluator {
     pub fn instructions(&self) -> Instructions {
         let model = self.model();
         let on = |costs: &Costs| {
+            let integers = match self.bits() {
+                32 => None,
+                16 => Some(&costs.integers[0]),
+                _ => Some(&costs.integers[1]),
+            };
+            if let Some(costs) = integers {
+                let layers = model.tables().map(|tables| {
+                    let (node, edge) = match tables.degree {
+                        3 => costs.tables[0],
+                        1 => costs.tables[1],
+                        _ => costs.tables[2],
+                    };
+                    costs.layer + node * tables.inputs as f64 + edge * tables.edges as f64
+                });
+                let (call, input, output) = costs.call;
+                let ends = input * model.inputs() as f64 + output * model.outputs() as f64;
+                return (call + ends + layers.sum::<f64>()).round() as u64;
+            }
             let layers = model.tables().map(|tables| {
                 let (mut node, mut edge) = match tables.degree {
                     3 => costs.cubic,
@@ -218,6 +238,39 @@ pub struct Instructions {
     pub cortex_m0: u64,
 }
 
+impl Instructions {
+    /// Those of one class.
+    pub fn on(&self, core: Core) -> u64 {
+        match core {
+            Core::M0 => self.cortex_m0,
+            Core::M3 => self.cortex_m3,
+            Core::M4f => self.cortex_m4f,
+        }
+    }
+}
+
+/// Classes of processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Core {
+    /// Cortex-M0 and M0+.
+    M0,
+    /// Cortex-M3, and others without an FPU.
+    M3,
+    /// Cortex-M4F, and others with an FPU.
+    M4f,
+}
+
+impl fmt::Display for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::M0 => "m0",
+            Self::M3 => "m3",
+            Self::M4f => "m4f",
+        })
+    }
+}
+
 /// What makes up the instructions of an inference.
 struct Costs {
     call: f64,
@@ -230,6 +283,18 @@ struct Costs {
     residual: (f64, f64, f64),
     /// More for an edge of a node without all edges.
     look_up: f64,
+    /// The same of integers, of 16 and of 8 bits.
+    integers: [IntegerCosts; 2],
+}
+
+/// What makes up the instructions of an inference in integers, conversions from and to floats
+/// included: by degree of the tables (3, 1, 0).
+struct IntegerCosts {
+    /// Of the call and, beside that, of an input's conversion and an output's.
+    call: (f64, f64, f64),
+    layer: f64,
+    /// Of a node and of an edge.
+    tables: [(f64, f64); 3],
 }
 
 const CORTEX_M4F: Costs = Costs {
@@ -240,6 +305,18 @@ const CORTEX_M4F: Costs = Costs {
     step: (36.0, 7.1),
     residual: (37.4, 117.0, 5.8),
     look_up: 7.6,
+    integers: [
+        IntegerCosts {
+            call: (420.0, 14.0, 10.0),
+            layer: 70.0,
+            tables: [(34.0, 6.5), (20.0, 3.6), (16.0, 2.6)],
+        },
+        IntegerCosts {
+            call: (420.0, 14.0, 10.0),
+            layer: 70.0,
+            tables: [(34.0, 6.5), (20.0, 3.6), (16.0, 2.6)],
+        },
+    ],
 };
 
 const CORTEX_M3: Costs = Costs {
@@ -250,6 +327,18 @@ const CORTEX_M3: Costs = Costs {
     step: (345.0, 83.6),
     residual: (8.1, 2325.0, 118.0),
     look_up: 7.3,
+    integers: [
+        IntegerCosts {
+            call: (420.0, 190.0, 130.0),
+            layer: 70.0,
+            tables: [(36.0, 10.5), (22.0, 6.5), (16.0, 3.6)],
+        },
+        IntegerCosts {
+            call: (420.0, 190.0, 130.0),
+            layer: 70.0,
+            tables: [(36.0, 10.5), (22.0, 6.5), (16.0, 3.6)],
+        },
+    ],
 };
 
 const CORTEX_M0: Costs = Costs {
@@ -260,4 +349,16 @@ const CORTEX_M0: Costs = Costs {
     step: (553.0, 117.0),
     residual: (5.7, 3974.0, 198.0),
     look_up: 15.0,
+    integers: [
+        IntegerCosts {
+            call: (500.0, 330.0, 230.0),
+            layer: 80.0,
+            tables: [(70.0, 17.0), (40.0, 9.0), (34.0, 5.0)],
+        },
+        IntegerCosts {
+            call: (500.0, 330.0, 230.0),
+            layer: 80.0,
+            tables: [(70.0, 17.0), (40.0, 9.0), (34.0, 5.0)],
+        },
+    ],
 };

@@ -8,6 +8,10 @@ use crate::spline::Grid;
 
 /// Half the distance from 1 to the next `f32`: the relative error of one rounding.
 pub(crate) const ROUNDING: f64 = 0.5 * f32::EPSILON as f64;
+/// The part of an input's domain that its table may begin before and end behind it.
+const OVERHANG: f64 = 0.03;
+/// How many times what samples reach is still worth a table of all that bounds allow.
+const WORTH_COVERING: f64 = 2.0;
 /// Units in which integers tell inputs apart, as a part of their range: less than this.
 pub(crate) const INPUT_RESOLUTION: f64 = 1.0 / (1 << 21) as f64;
 /// The least width of a range, the largest distance from 0, and their least ratio, for grids of
@@ -147,16 +151,19 @@ impl<'a> Functions<'a> {
                 for (i, domain) in domain.iter_mut().enumerate() {
                     if l == 0 {
                         *domain = reach[i];
-                        // A table may begin and end at a knot of the network's grid beyond.
-                        let step = (domain.1 - domain.0) / layer.grids[i].intervals() as f64;
-                        let slack = step + INPUT_RESOLUTION * (domain.1 - domain.0 + 2.0 * step);
+                        // A table may begin and end at a knot a little beyond.
+                        let slack = (OVERHANG + INPUT_RESOLUTION) * (domain.1 - domain.0);
                         reach[i] = (domain.0 - slack, domain.1 + slack);
                         continue;
                     }
                     let seen = seen[l][i];
                     let hull = (domain.0.min(seen.0), domain.1.max(seen.1));
                     let inside = (hull.0.max(reach[i].0), hull.1.min(reach[i].1));
-                    *domain = if is_measurable(inside.0, inside.1) {
+                    // All that can be reached, unless that is much more than what is.
+                    let all = reach[i].1 - reach[i].0 <= WORTH_COVERING * (inside.1 - inside.0);
+                    *domain = if kind.bits == 16 && all && is_measurable(reach[i].0, reach[i].1) {
+                        reach[i]
+                    } else if is_measurable(inside.0, inside.1) {
                         inside
                     } else {
                         hull
@@ -219,14 +226,16 @@ impl<'a> Functions<'a> {
         let (a, b) = self.to_network[i];
         let ends = ((own.lo() - b) / a, (own.hi() - b) / a);
         let keeps = own.is_uniform() && own.degree() == 3 && kind.tables.degree() == 3;
-        (1..=if keeps { 64 } else { 0 }).map(move |parts| {
+        let most = if self.is_first { OVERHANG } else { 0.5 };
+        let tables = (1..=if keeps { 64 } else { 0 }).map(move |parts| {
             let within = own.intervals() * parts;
             let step = (ends.1 - ends.0) / within as f64;
             let beyond = |width: f64| (width / step - 1e-6).ceil();
             let (left, right) = (beyond(ends.0 - lo), beyond(hi - ends.1));
             let range = (ends.0 - left * step, ends.1 + right * step);
             ((within as f64 + left + right) as usize, range)
-        })
+        });
+        tables.filter(move |(_, range)| (lo - range.0).max(range.1 - hi) <= most * (hi - lo))
     }
 
     /// Value and slope of an edge at `x`, on the device's scale; `with_base` says whether SiLU

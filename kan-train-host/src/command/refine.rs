@@ -285,6 +285,7 @@ fn change(
         kind: run.checkpoint.training.kind(),
         tolerance: None,
         max_bytes: None,
+        max_instructions: None,
     };
     let path = Some(run.path.join(MODEL));
     let (compiled, blob) = Blob::make(&run.checkpoint, Some(&split), &options, path)?;

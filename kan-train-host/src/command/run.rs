@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
 use kan_train_host::compile::{self, Compiled, Kind, Options, Tables};
 use kan_train_host::dataset::{self, Dataset, Schema, Target, TargetSchema, Task};
-use kan_train_host::evaluator::Evaluator;
+use kan_train_host::evaluator::{Evaluator, Instructions};
 use kan_train_host::grid;
 use kan_train_host::levenberg;
 use kan_train_host::network::Network;
@@ -552,6 +552,8 @@ pub struct Blob {
     pub bytes: usize,
     pub tables: Tables,
     pub bits: u8,
+    /// Estimates for one inference.
+    pub instructions: Instructions,
     /// Measured by running kan-core on the bytes.
     pub train: Option<Score>,
     /// Measured by running kan-core on the bytes.
@@ -617,6 +619,7 @@ impl Blob {
             bytes: compiled.bytes.len(),
             tables: compiled.kind.tables,
             bits: compiled.kind.bits,
+            instructions: compiled.instructions,
             train,
             test,
             error_bound: compiled.error_bound.clone(),

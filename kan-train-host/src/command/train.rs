@@ -480,6 +480,7 @@ pub fn run_in(
         kind: training.kind(),
         tolerance: None,
         max_bytes: None,
+        max_instructions: None,
     };
     let path = out.map(|out| out.join(MODEL));
     let (compiled, blob) = Blob::make(&run.checkpoint, Some(split), &options, path)?;
