@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "BYTES")]
     max_flash: Option<usize>,
     /// One inference may take no more instructions, by estimate; CORE is m0, m3 or m4f [default: m4f]
-    #[arg(long, value_name = "N[@CORE]", value_parser = limit)]
+    #[arg(long, value_name = "N[@CORE]", value_parser = limit, allow_hyphen_values = true)]
     max_instructions: Option<(u64, Core)>,
     /// Where to write it [default: model.kan in RUN]
     #[arg(long, value_name = "FILE.kan")]
