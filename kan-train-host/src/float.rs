@@ -134,17 +134,12 @@ impl Functions<'_> {
             return fitted;
         }
         let spline = grid.spline(tables.degree());
-        let fit = Fit::new(&spline);
+        let fit = Fit::weighted(&spline, |x| match kind.is_integer() {
+            true => self.weight(i, x),
+            false => 1.0,
+        });
         let ends = (spline.lo(), spline.hi());
         let breaks = sorted(self.breaks(i).chain(grid.breaks()), ends);
-        let own = match kind.is_integer() {
-            true => {
-                let (a, b) = self.to_network[i];
-                let grid = &self.layer.grids[i];
-                ((grid.lo() - b) / a, (grid.hi() - b) / a)
-            }
-            false => (f64::NEG_INFINITY, f64::INFINITY),
-        };
         for &(j, edge) in edges {
             let rounded: Vec<f32> = (fit.fit(|x| function(j, edge, x)).iter())
                 .map(|&c| c as f32)
@@ -153,11 +148,9 @@ impl Functions<'_> {
             let distance = breaks
                 .windows(2)
                 .flat_map(|pair| within(pair[0], pair[1]))
-                .filter(|x| own.0 <= *x && *x <= own.1)
+                .filter(|x| !kind.is_integer() || self.weight(i, *x) == 1.0)
                 .map(|x| (function(j, edge, x) - spline.eval(&coef, x)).abs());
             fitted.distance.push(if kind.is_integer() {
-                // A cubic table cannot bend at the ends of the network's grid as sharply as the network
-                // does, where its margins begin; few inputs are there.
                 let (sum, count) = distance.fold((0.0, 0.0), |(s, n), d| (s + d * d, n + 1.0));
                 f64::sqrt(sum / f64::max(count, 1.0))
             } else {

@@ -238,6 +238,19 @@ impl<'a> Functions<'a> {
         tables.filter(move |(_, range)| (lo - range.0).max(range.1 - hi) <= most * (hi - lo))
     }
 
+    /// How much the distance of a table of integers from its edges counts at `x`: less in the margins,
+    /// where few inputs are. A cubic table cannot bend at the ends of the network's grid as sharply as
+    /// the network does; what it cannot follow belongs outside.
+    pub(crate) fn weight(&self, i: usize, x: f64) -> f64 {
+        let (a, b) = self.to_network[i];
+        let z = a * x + b;
+        if self.layer.grids[i].clamp(z) == z {
+            1.0
+        } else {
+            1e-3
+        }
+    }
+
     /// Value and slope of an edge at `x`, on the device's scale; `with_base` says whether SiLU
     /// takes part.
     pub(crate) fn edge(

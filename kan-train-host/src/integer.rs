@@ -830,7 +830,7 @@ fn fit(
         return edges.iter().enumerate().map(of_edge).collect();
     }
     let spline = grid.spline(arithmetic.degree);
-    let fit = Fit::new(&spline);
+    let fit = Fit::weighted(&spline, |x| functions.weight(i, x));
     let of_edge =
         |(j, edge): (usize, &Option<&Edge>)| edge.map(|edge| fit.fit(|x| value(j, edge, x)));
     edges.iter().enumerate().map(of_edge).collect()
