@@ -139,8 +139,6 @@ pub enum CompileError {
 
 /// So many rows tell how far tables are from their network.
 const ENOUGH_ROWS: usize = 1000;
-/// The part of the network's own error that tables are to add.
-const WANTED: f64 = 1.0 / 20.0;
 /// The part beyond which that is worth a warning: it makes an error larger by half a per cent.
 const NOTICEABLE: f64 = 1.0 / 10.0;
 
@@ -159,7 +157,9 @@ pub fn compile(
 ) -> Result<Compiled, CompileError> {
     let own = predictor.error;
     let least = options.kind.least_tolerance();
-    let wanted = options.tolerance.unwrap_or((own * WANTED).max(least));
+    let wanted = options
+        .tolerance
+        .unwrap_or((own * options.kind.wanted()).max(least));
     let noticeable = options.tolerance.unwrap_or(own * NOTICEABLE);
     let mut compiler = Compiler::new(predictor, name, options.kind, rows)?;
     let mut scale = compiler.coarsest_within(wanted)?;

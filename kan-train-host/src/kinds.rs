@@ -104,6 +104,16 @@ impl Kind {
         }
     }
 
+    /// The part of the network's own error that tables are to add: the fewer bits there are, the more
+    /// it costs to go below.
+    pub(crate) fn wanted(self) -> f64 {
+        match self.bits {
+            8 => 1.0 / 6.0,
+            16 => 1.0 / 12.0,
+            _ => 1.0 / 20.0,
+        }
+    }
+
     /// The smallest tolerance to aim at when the user does not say: the coarser the tables, the
     /// more a smaller one would cost.
     pub(crate) fn least_tolerance(self) -> f64 {
