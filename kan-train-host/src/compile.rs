@@ -23,6 +23,9 @@
 //!   weights of a cubic table grow with the distance and cancel each other, so that their rounding
 //!   does not: it is what rules the bound in the margin of a fine grid.
 //!
+//! Tables of integers have the roundings of their inputs, positions, weights and coefficients in place
+//! of those of `f32`, and saturate where their margins end: `integer.rs` tells how.
+//!
 //! Only the rounding of the host's own `f64` is left out, a hundred-millionth of that of `f32`.
 //!
 //! Hidden nodes get as much margin as the sums that feed them can reach, so that none saturates; where

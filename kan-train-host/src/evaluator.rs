@@ -289,7 +289,7 @@ struct Costs {
 
 /// What makes up the instructions of an inference in integers, conversions from and to floats
 /// included: by degree of the tables (3, 1, 0). Fits to counts in QEMU of models of 7 to 520 edges,
-/// within 8 %; but those of the M0 are only the M3's, with the ratio that tables of `f32` have.
+/// within 10 %; but those of the M0 are only the M3's, with the ratio that tables of `f32` have.
 struct IntegerCosts {
     /// Of the call and, beside that, of an input's conversion and an output's.
     call: (f64, f64, f64),
