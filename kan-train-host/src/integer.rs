@@ -462,12 +462,13 @@ impl Table {
                 .unwrap_or(0)
         };
         let common = least(&total);
-        for j in 0..outputs {
-            let best = if logits {
-                common
-            } else {
-                least(&|k| tried[k][j].0)
-            };
+        let chosen: Vec<usize> = (0..outputs)
+            .map(|j| match logits {
+                true => common,
+                false => least(&|k| tried[k][j].0),
+            })
+            .collect();
+        for (j, &best) in chosen.iter().enumerate() {
             let c = &tried[best][j].1;
             for i in 0..inputs {
                 if let Some(edge) = &mut self.coefficients[i * outputs + j] {
