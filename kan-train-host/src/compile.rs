@@ -23,93 +23,42 @@
 //!   weights of a cubic table grow with the distance and cancel each other, so that their rounding
 //!   does not: it is what rules the bound in the margin of a fine grid.
 //!
+//! Tables of integers have the roundings of their inputs, positions, weights and coefficients in place
+//! of those of `f32`, and saturate where their margins end: `integer.rs` tells how.
+//!
 //! Only the rounding of the host's own `f64` is left out, a hundred-millionth of that of `f32`.
 //!
 //! Hidden nodes get as much margin as the sums that feed them can reach, so that none saturates; where
 //! the format does not allow so much, the bound has what saturation can cost.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use kan_core::blob::{Aligned, LayerMessage, Message, Node};
+use kan_core::blob::{Aligned, LayerMessage, Message};
 use kan_core::{Head, LoadError, Scalar};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Dataset, Target};
-use crate::evaluator::{Evaluator, EvaluatorError};
-use crate::network::{Base, Edge, Layer};
+use crate::evaluator::{Core, Evaluator, EvaluatorError, Instructions};
+use crate::float::{Fitted, Table};
+use crate::functions::{Functions, MEASURABLE, ROUNDING, is_measurable};
+use crate::integer;
+pub use crate::kinds::{Kind, Tables};
 use crate::predictor::Predictor;
-use crate::spline::{Fit, Grid};
-
-/// The kinds of tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Tables {
-    /// Cubic splines, SiLU folded in.
-    Cubic,
-    /// Piecewise linear functions.
-    Linear,
-    /// Piecewise constant functions.
-    Step,
-    /// Cubic splines with the SiLU residual as trained.
-    Exact,
-}
-
-impl Tables {
-    fn degree(self) -> usize {
-        match self {
-            Self::Cubic | Self::Exact => 3,
-            Self::Linear => 1,
-            Self::Step => 0,
-        }
-    }
-
-    /// How far beyond its range an input may go, as a part of it, before it saturates.
-    fn input_margin(self) -> f64 {
-        match self {
-            Self::Cubic | Self::Linear => 0.1,
-            // It stands for the network itself, outside its grids too.
-            Self::Exact => 1.0,
-            // Steps cannot go on linearly.
-            Self::Step => 0.0,
-        }
-    }
-
-    /// The smallest tolerance to aim at when the user does not say: the coarser the tables, the
-    /// more a smaller one would cost.
-    fn least_tolerance(self) -> f64 {
-        match self {
-            Self::Cubic | Self::Exact => 3e-7,
-            Self::Linear => 1e-4,
-            Self::Step => 1e-2,
-        }
-    }
-}
-
-impl fmt::Display for Tables {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cubic => "cubic",
-            Self::Linear => "linear",
-            Self::Step => "step",
-            Self::Exact => "exact",
-        })
-    }
-}
 
 /// What is wanted of the tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The kind.
-    pub tables: Tables,
+    pub kind: Kind,
     /// The root mean square of device − network that is wanted on the rows, as a part of each
     /// output's scale; `None` for a twentieth of the network's own error, within what suits the kind.
     pub tolerance: Option<f64>,
     /// The blob may not be longer.
     pub max_bytes: Option<usize>,
+    /// One inference may not take more instructions, by estimate, on this core.
+    pub max_instructions: Option<(u64, Core)>,
 }
 
 /// A blob and what is known about it.
@@ -118,9 +67,9 @@ pub struct Compiled {
     /// The blob. It has been loaded and run.
     pub bytes: Vec<u8>,
     /// The kind of its tables.
-    pub tables: Tables,
-    /// Bits of a coefficient.
-    pub bits: u8,
+    pub kind: Kind,
+    /// Estimates of the instructions of an inference.
+    pub instructions: Instructions,
     /// For each network output, in its own unit, a bound of |device − network| for every input in
     /// the domain.
     pub error_bound: Vec<f64>,
@@ -143,9 +92,23 @@ pub enum CompileError {
         /// The limit.
         limit: usize,
         /// The kind of tables.
-        tables: Tables,
+        tables: Kind,
         /// What they need.
         least: usize,
+    },
+    /// No grid makes tables faster.
+    #[error(
+        "--max-instructions {limit}@{core}: {tables} tables of this network need about {needed}"
+    )]
+    TooSlow {
+        /// The limit.
+        limit: u64,
+        /// The core it is for.
+        core: Core,
+        /// The kind of tables.
+        tables: Kind,
+        /// What they need.
+        needed: u64,
     },
     /// A shape that the format cannot express.
     #[error("the network is too wide or too deep for a blob: {0}")]
@@ -177,21 +140,8 @@ pub enum CompileError {
     Rejected(EvaluatorError),
 }
 
-/// The most intervals of a table.
-const MOST_INTERVALS: usize = 4096;
-/// Half the distance from 1 to the next `f32`: the relative error of one rounding.
-const ROUNDING: f64 = 0.5 * f32::EPSILON as f64;
-/// A product that underflows loses less.
-const UNDERFLOW: f64 = 1e-45;
-/// Intervals of margin that a blob may state, beside [`MOST_INTERVALS`].
-const WIDEST_MARGIN: f64 = 1e6;
-/// The least width of a range, the largest distance from 0, and their least ratio, for grids of
-/// [`MOST_INTERVALS`] in `f32` and `f64`.
-const MEASURABLE: (f64, f64, f64) = (1e-30, 1e30, 1e-9);
 /// So many rows tell how far tables are from their network.
 const ENOUGH_ROWS: usize = 1000;
-/// The part of the network's own error that tables are to add.
-const WANTED: f64 = 1.0 / 20.0;
 /// The part beyond which that is worth a warning: it makes an error larger by half a per cent.
 const NOTICEABLE: f64 = 1.0 / 10.0;
 
@@ -209,10 +159,12 @@ pub fn compile(
     rows: &[f64],
 ) -> Result<Compiled, CompileError> {
     let own = predictor.error;
-    let least = options.tables.least_tolerance();
-    let wanted = options.tolerance.unwrap_or((own * WANTED).max(least));
+    let least = options.kind.least_tolerance();
+    let wanted = options
+        .tolerance
+        .unwrap_or((own * options.kind.wanted()).max(least));
     let noticeable = options.tolerance.unwrap_or(own * NOTICEABLE);
-    let mut compiler = Compiler::new(predictor, name, options.tables, rows)?;
+    let mut compiler = Compiler::new(predictor, name, options.kind, rows)?;
     let mut scale = compiler.coarsest_within(wanted)?;
     let mut draft = compiler.draft(scale)?;
     if let Some(limit) = options.max_bytes
@@ -224,7 +176,7 @@ pub fn compile(
             if draft.is_coarsest() {
                 return Err(CompileError::TooLarge {
                     limit,
-                    tables: options.tables,
+                    tables: options.kind,
                     least: draft.bytes.len(),
                 });
             }
@@ -242,6 +194,19 @@ pub fn compile(
             }
         }
     }
+    let instructions = Evaluator::load(&draft.bytes)
+        .map_err(CompileError::Rejected)?
+        .instructions();
+    if let Some((limit, core)) = options.max_instructions
+        && instructions.on(core) > limit
+    {
+        return Err(CompileError::TooSlow {
+            limit,
+            core,
+            tables: options.kind,
+            needed: instructions.on(core),
+        });
+    }
     let error_bound = compiler.bound(&draft);
     let rms_deviation: Vec<f64> = (draft.deviation.iter().zip(&predictor.outputs))
         .map(|(part, output)| part * output.scale.abs())
@@ -249,11 +214,29 @@ pub fn compile(
     Ok(Compiled {
         within_tolerance: draft.worst() <= noticeable,
         bytes: draft.bytes,
-        tables: options.tables,
-        bits: 32,
+        kind: options.kind,
+        instructions,
         error_bound,
         rms_deviation,
         intervals: draft.intervals,
+    })
+}
+
+/// The best of several tables: of those that are near enough to the network the one of fewest
+/// instructions on `core`, then of fewest bytes; if none is near enough, the nearest.
+pub fn best<'c>(tables: impl Iterator<Item = &'c Compiled>, core: Core) -> Option<&'c Compiled> {
+    let worth = |tables: &Compiled| {
+        let deviation = tables.rms_deviation.iter().copied().fold(0.0, f64::max);
+        let far = if tables.within_tolerance {
+            0.0
+        } else {
+            deviation
+        };
+        (far, tables.instructions.on(core), tables.bytes.len())
+    };
+    tables.min_by(|a, b| {
+        let (a, b) = (worth(a), worth(b));
+        a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2)))
     })
 }
 
@@ -261,7 +244,7 @@ pub fn compile(
 struct Compiler<'a> {
     predictor: &'a Predictor,
     name: &'a str,
-    tables: Tables,
+    kind: Kind,
     layers: Vec<Functions<'a>>,
     /// For each layer and output node, how much an error there counts in the network's outputs: root
     /// mean square over the rows, in the outputs' scales.
@@ -269,6 +252,8 @@ struct Compiler<'a> {
     /// Inputs to measure on, and the network's outputs for them.
     rows: Vec<f64>,
     truth: Vec<f64>,
+    /// What all nodes are on the rows, for tables of so few bits that it matters.
+    values: Option<integer::Rows>,
     /// The tables tried so far, by layer, input node and number of intervals.
     tried: Vec<Vec<BTreeMap<usize, Fitted>>>,
 }
@@ -277,6 +262,8 @@ struct Compiler<'a> {
 struct Draft {
     bytes: Vec<u8>,
     intervals: Vec<Vec<usize>>,
+    /// The tables, if they are integers.
+    integers: Vec<integer::Table>,
     /// Root mean square of device − network on the rows by output, as a part of its scale.
     deviation: Vec<f64>,
 }
@@ -295,11 +282,15 @@ impl<'a> Compiler<'a> {
     fn new(
         predictor: &'a Predictor,
         name: &'a str,
-        tables: Tables,
+        kind: Kind,
         rows: &[f64],
     ) -> Result<Self, CompileError> {
-        let layers = Functions::of_layers(predictor, tables)?;
         let rows = sample(predictor, rows);
+        let seen = match kind.is_integer() {
+            true => ranges_of_nodes(predictor, kind, &rows),
+            false => Vec::new(),
+        };
+        let layers = Functions::of_layers(predictor, kind, &seen)?;
         let tried = layers
             .iter()
             .map(|functions| vec![BTreeMap::new(); functions.layer.inputs()])
@@ -307,9 +298,10 @@ impl<'a> Compiler<'a> {
         Ok(Self {
             predictor,
             name,
-            tables,
+            kind,
             gain: gains(predictor, &rows),
             truth: predictor.eval(&rows),
+            values: (kind.bits == 8).then(|| values_of_nodes(predictor, &rows)),
             layers,
             rows,
             tried,
@@ -352,20 +344,37 @@ impl<'a> Compiler<'a> {
     /// The coarsest tables that keep every edge within its share of `scale`.
     fn draft(&mut self, scale: f64) -> Result<Draft, CompileError> {
         let allowance = self.allowances(scale);
-        let (layers, tables) = (&self.layers, self.tables);
-        let intervals: Vec<Vec<usize>> = (self.tried.par_iter_mut().zip(layers).zip(&allowance))
+        let (layers, kind) = (&self.layers, self.kind);
+        let mut intervals: Vec<Vec<usize>> = (self.tried.par_iter_mut())
+            .zip(layers)
+            .zip(&allowance)
             .map(|((nodes, functions), allowance)| {
                 let nodes = nodes.par_iter_mut().enumerate();
                 nodes
-                    .map(|(i, tried)| functions.fewest_intervals(i, tables, allowance, tried))
+                    .map(|(i, tried)| functions.fewest_intervals(i, kind, allowance, tried))
                     .collect()
             })
             .collect();
-        let bytes = self.encode(&intervals)?;
+        let mut integers = Vec::new();
+        let bytes = if kind.is_integer() {
+            let logits = !self.predictor.labels().is_empty();
+            integers = integer::tables(layers, kind, &intervals, logits, self.values.as_ref());
+            // Positions that are too few can have made them fewer.
+            intervals = (integers.iter().zip(layers))
+                .map(|(table, functions)| table.intervals(functions))
+                .collect();
+            let packed: Vec<integer::Packed> = integers.iter().map(integer::Table::pack).collect();
+            let messages: Vec<LayerMessage<'_>> =
+                packed.iter().map(integer::Packed::message).collect();
+            self.encode(&messages)?
+        } else {
+            self.encode_floats(&intervals)?
+        };
         let deviation = self.deviation(&bytes)?;
         Ok(Draft {
             bytes,
             intervals,
+            integers,
             deviation,
         })
     }
@@ -387,29 +396,35 @@ impl<'a> Compiler<'a> {
         self.gain.iter().enumerate().map(of_layer).collect()
     }
 
-    fn encode(&self, intervals: &[Vec<usize>]) -> Result<Vec<u8>, CompileError> {
-        let narrow = |what: &str, n: usize| {
-            u16::try_from(n).map_err(|_| CompileError::Shape(format!("{n} {what}")))
-        };
+    fn encode_floats(&self, intervals: &[Vec<usize>]) -> Result<Vec<u8>, CompileError> {
+        let tables = self.kind.tables;
         let layers: Vec<Table> = (0..self.layers.len())
-            .map(|l| self.layers[l].table(self.tables, &self.fitted(l, &intervals[l])))
+            .map(|l| self.layers[l].table(tables, &self.fitted(l, &intervals[l])))
             .collect();
         let messages: Vec<LayerMessage<'_>> = layers
             .iter()
-            .map(|table| {
-                Ok(LayerMessage {
-                    degree: self.tables.degree() as u8,
-                    scalar: Scalar::F32,
-                    residual: self.tables == Tables::Exact,
-                    outputs: narrow("nodes in a layer", table.bias.len())?,
-                    nodes: Aligned::of(&table.nodes),
-                    bias: Aligned::of(&table.bias),
-                    targets: Aligned::of(&table.targets),
-                    coefficients: Aligned::of(&table.coefficients),
-                    base: Aligned::of(&table.base),
-                })
+            .map(|table| LayerMessage {
+                degree: tables.degree() as u8,
+                scalar: Scalar::F32,
+                residual: tables == Tables::Exact,
+                outputs: table.bias.len() as u16,
+                nodes: Aligned::of(&table.nodes),
+                bias: Aligned::of(&table.bias),
+                targets: Aligned::of(&table.targets),
+                coefficients: Aligned::of(&table.coefficients),
+                base: Aligned::of(&table.base),
             })
-            .collect::<Result<_, CompileError>>()?;
+            .collect();
+        self.encode(&messages)
+    }
+
+    /// The blob of these layers.
+    fn encode(&self, layers: &[LayerMessage<'_>]) -> Result<Vec<u8>, CompileError> {
+        let width = self.predictor.network.width();
+        let shape = || CompileError::Shape(format!("{width:?}"));
+        if width.iter().any(|&nodes| nodes >= usize::from(u16::MAX)) {
+            return Err(shape());
+        }
         let head = match self.predictor.labels().len() {
             0 => Head::Identity,
             2 => Head::Sigmoid,
@@ -424,12 +439,10 @@ impl<'a> Compiler<'a> {
             head,
             input_names: &self.predictor.schema.inputs.join("\n"),
             output_names: &output_names.join("\n"),
-            layers: &messages,
+            layers,
         };
         let mut bytes = vec![0; message.encoded_len()];
-        message
-            .encode(&mut bytes)
-            .ok_or_else(|| CompileError::Shape(format!("{:?}", self.predictor.network.width())))?;
+        message.encode(&mut bytes).ok_or_else(shape)?;
         Ok(bytes)
     }
 
@@ -479,6 +492,14 @@ impl<'a> Compiler<'a> {
 
     /// For each output, in its own unit, a bound of |device − network|.
     fn bound(&self, draft: &Draft) -> Vec<f64> {
+        if let (Some(first), Some(last)) = (draft.integers.first(), draft.integers.last()) {
+            let mut error = first.input_errors(&self.layers[0]);
+            for (table, functions) in draft.integers.iter().zip(&self.layers) {
+                error = table.errors(functions, &error);
+            }
+            let conversion = last.output_errors();
+            return error.iter().zip(conversion).map(|(a, b)| a + b).collect();
+        }
         let reach = &self.layers[0].reach;
         // The device gets the inputs rounded.
         let mut error: Vec<f64> = reach
@@ -487,17 +508,10 @@ impl<'a> Compiler<'a> {
             .collect();
         for (l, functions) in self.layers.iter().enumerate() {
             let fitted = self.fitted(l, &draft.intervals[l]);
-            error = functions.errors(self.tables, &fitted, &error);
+            error = functions.errors(self.kind.tables, &fitted, &error);
         }
         error
     }
-}
-
-/// Whether `f32` can count intervals between `lo` and `hi`.
-fn is_measurable(lo: f64, hi: f64) -> bool {
-    let size = lo.abs().max(hi.abs());
-    let (least, most, part) = MEASURABLE;
-    hi - lo >= least.max(part * size) && size <= most
 }
 
 /// Whether what is learnt from these data can be compiled, as far as their ranges tell: to be asked
@@ -547,6 +561,62 @@ fn sample(predictor: &Predictor, rows: &[f64]) -> Vec<f64> {
     rows.flatten().copied().collect()
 }
 
+/// What the network computes on rows, in the units of the device.
+fn values_of_nodes(predictor: &Predictor, rows: &[f64]) -> integer::Rows {
+    let network = &predictor.network;
+    let maps: Vec<(f64, f64)> = predictor.inputs.iter().map(|r| r.to_unit()).collect();
+    let mut tape = network.tape();
+    let mut sums: Vec<Vec<f64>> = vec![Vec::new(); network.layers.len()];
+    for row in rows.chunks_exact(maps.len()) {
+        let x: Vec<f64> = row.iter().zip(&maps).map(|(x, (a, b))| a * x + b).collect();
+        network.forward(&x, &mut tape);
+        for (sums, values) in sums.iter_mut().zip(&tape.values[1..]) {
+            sums.extend(values);
+        }
+    }
+    if let Some(last) = sums.last_mut() {
+        for (value, output) in last.iter_mut().zip(predictor.outputs.iter().cycle()) {
+            *value = output.offset + output.scale * *value;
+        }
+    }
+    let x = rows.to_vec();
+    integer::Rows { x, sums }
+}
+
+/// For each layer and input node the range of its values on the rows and on points all over the
+/// domain, and a little more.
+fn ranges_of_nodes(predictor: &Predictor, kind: Kind, rows: &[f64]) -> Vec<Vec<(f64, f64)>> {
+    let network = &predictor.network;
+    let maps: Vec<(f64, f64)> = predictor.inputs.iter().map(|r| r.to_unit()).collect();
+    let mut rng = Pcg64Mcg::seed_from_u64(1);
+    let end = 1.0 + 2.0 * kind.tables.input_margin();
+    let given = rows.chunks_exact(maps.len()).map(|row| {
+        let scaled = row.iter().zip(&maps).map(|(x, (a, b))| a * x + b);
+        scaled.collect::<Vec<f64>>()
+    });
+    // Where bits are few, they are not spent on what hardly happens.
+    let anywhere = if kind.bits == 8 { 0 } else { ENOUGH_ROWS };
+    let spread = (0..anywhere).map(|_| {
+        let part = |_: &(f64, f64)| rng.random_range(-end..=end);
+        maps.iter().map(part).collect::<Vec<f64>>()
+    });
+    let mut tape = network.tape();
+    let mut seen: Vec<Vec<(f64, f64)>> = (network.layers.iter())
+        .map(|layer| vec![(f64::INFINITY, f64::NEG_INFINITY); layer.inputs()])
+        .collect();
+    for row in given.chain(spread) {
+        network.forward(&row, &mut tape);
+        for ((lo, hi), &value) in seen.iter_mut().flatten().zip(tape.values.iter().flatten()) {
+            (*lo, *hi) = (lo.min(value), hi.max(value));
+        }
+    }
+    for (lo, hi) in seen.iter_mut().flatten() {
+        let more = 0.05 * (*hi - *lo);
+        (*lo, *hi) = (*lo - more, *hi + more);
+    }
+    seen
+}
+
 /// Root mean square, over rows, of the derivatives of the network's outputs by the nodes that each
 /// layer leads to; of several outputs the largest counts.
 fn gains(predictor: &Predictor, rows: &[f64]) -> Vec<Vec<f64>> {
@@ -583,628 +653,4 @@ fn gains(predictor: &Predictor, rows: &[f64]) -> Vec<Vec<f64>> {
     let roots = |layer: &mut Vec<f64>| layer.iter_mut().for_each(|g| *g = (*g / rows).sqrt());
     gain.iter_mut().for_each(roots);
     gain
-}
-
-/// The edge functions of one layer in the units of the device, with what is known about them.
-struct Functions<'a> {
-    layer: &'a Layer,
-    base: Base,
-    /// For each input node the map from its unit on the device to the network's.
-    to_network: Vec<(f64, f64)>,
-    /// For each output node what the network's sums are multiplied by, and what is added.
-    scale: Vec<(f64, f64)>,
-    /// For each input node the range of its table.
-    domain: Vec<(f64, f64)>,
-    /// For each input node what it can reach: of an input, all that `in_domain` may accept.
-    reach: Vec<(f64, f64)>,
-    /// Whether the nodes are the inputs.
-    is_first: bool,
-    /// By edge: smallest and largest value and largest slope over the reach.
-    extent: Vec<Option<Extent>>,
-}
-
-/// Bounds of a function.
-#[derive(Clone, Copy)]
-struct Extent {
-    low: f64,
-    high: f64,
-    slope: f64,
-}
-
-impl Extent {
-    fn magnitude(&self) -> f64 {
-        self.low.abs().max(self.high.abs())
-    }
-
-    /// Bounds of the function with these values and slopes that between `breaks` has a second
-    /// derivative of at most `bend(a, b)` on a..b.
-    fn of(breaks: &[f64], at: impl Fn(f64) -> (f64, f64), bend: impl Fn(f64, f64) -> f64) -> Self {
-        let mut extent = Self {
-            low: f64::INFINITY,
-            high: f64::NEG_INFINITY,
-            slope: 0.0,
-        };
-        for pair in breaks.windows(2) {
-            let bend = bend(pair[0], pair[1]);
-            let gap = (pair[1] - pair[0]) / SAMPLES;
-            let (missed, steeper) = (gap * gap / 8.0 * bend, gap / 2.0 * bend);
-            for x in within(pair[0], pair[1]) {
-                let (value, slope) = at(x);
-                extent.low = extent.low.min(value - missed);
-                extent.high = extent.high.max(value + missed);
-                extent.slope = extent.slope.max(slope.abs() + steeper);
-            }
-        }
-        extent
-    }
-}
-
-/// Between two breaks a function is sampled at the ends of so many gaps.
-const SAMPLES: f64 = 8.0;
-
-/// The ends of the gaps.
-fn within(a: f64, b: f64) -> impl Iterator<Item = f64> {
-    (0..=SAMPLES as u32).map(move |k| a + (b - a) * f64::from(k) / SAMPLES)
-}
-
-/// All `breaks` inside `reach`, and its ends, in increasing order.
-fn sorted(breaks: impl Iterator<Item = f64>, reach: (f64, f64)) -> Vec<f64> {
-    let inside = breaks.filter(|&x| reach.0 < x && x < reach.1);
-    let mut sorted: Vec<f64> = inside.chain([reach.0, reach.1]).collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.dedup();
-    if sorted.len() == 1 {
-        sorted.push(reach.1);
-    }
-    sorted
-}
-
-impl<'a> Functions<'a> {
-    fn of_layers(predictor: &'a Predictor, tables: Tables) -> Result<Vec<Self>, CompileError> {
-        let network = &predictor.network;
-        let last = network.layers.len() - 1;
-        let mut reach = Vec::new();
-        let mut layers: Vec<Self> = Vec::with_capacity(last + 1);
-        for (l, layer) in network.layers.iter().enumerate() {
-            let to_network: Vec<(f64, f64)> = match l {
-                0 => predictor.inputs.iter().map(|r| r.to_unit()).collect(),
-                _ => vec![(1.0, 0.0); layer.inputs()],
-            };
-            let scale = (0..layer.outputs)
-                .map(|j| {
-                    let output = (l == last).then(|| predictor.outputs[j]);
-                    let (offset, scale) = output.map_or((0.0, 1.0), |s| (s.offset, s.scale));
-                    (scale, offset + scale * layer.bias[j])
-                })
-                .collect();
-            let grids = layer.grids.iter().zip(&to_network);
-            let mut domain: Vec<(f64, f64)> = grids
-                .map(|(grid, (a, b))| ((grid.lo() - b) / a, (grid.hi() - b) / a))
-                .collect();
-            if l == 0 {
-                reach = domain
-                    .iter()
-                    .enumerate()
-                    .map(|(i, &(lo, hi))| {
-                        let range = predictor.inputs[i];
-                        let beyond = tables.input_margin() * (range.hi - range.lo);
-                        // A margin is as wide on both sides. What f32 makes of the ends lies inside.
-                        let beyond = (lo - range.lo).max(range.hi - hi).max(0.0) + beyond;
-                        let slack = 16.0 * ROUNDING * (lo.abs() + hi.abs());
-                        (lo - beyond - slack, hi + beyond + slack)
-                    })
-                    .collect();
-            }
-            if tables == Tables::Step {
-                // Steps do not go on linearly. Their grid must not leave the reach by rounding.
-                domain.clone_from(&reach);
-                for (lo, hi) in &mut domain {
-                    let slack = 8.0 * ROUNDING * (lo.abs() + hi.abs()) * f64::from(l == 0);
-                    (*lo, *hi) = (*lo + slack, *hi - slack);
-                }
-            }
-            for (i, &(lo, hi)) in domain.iter().enumerate() {
-                if layer.is_used(i) && !is_measurable(lo, hi) {
-                    let what = match l {
-                        0 => format!("column '{}'", predictor.schema.inputs[i]),
-                        _ => format!("hidden node {l}:{i}"),
-                    };
-                    return Err(CompileError::Range { what, lo, hi });
-                }
-            }
-            let mut functions = Self {
-                layer,
-                base: network.base,
-                to_network,
-                scale,
-                domain,
-                reach,
-                is_first: l == 0,
-                extent: Vec::new(),
-            };
-            functions.extent = functions.extents();
-            reach = functions.sums();
-            layers.push(functions);
-        }
-        Ok(layers)
-    }
-
-    /// Value and slope of an edge at `x`, on the device's scale; `with_base` says whether SiLU
-    /// takes part.
-    fn edge(&self, i: usize, j: usize, edge: &Edge, x: f64, with_base: bool) -> (f64, f64) {
-        let (a, b) = self.to_network[i];
-        let grid = &self.layer.grids[i];
-        let z = a * x + b;
-        let local = grid.local(z);
-        let coef = &edge.coef[local.first..=local.first + grid.degree()];
-        let mut value: f64 = coef.iter().zip(&local.value).map(|(c, v)| c * v).sum();
-        let mut slope: f64 = coef.iter().zip(&local.slope).map(|(c, s)| c * s).sum();
-        if with_base {
-            let (base, base_slope) = self.base.at(grid, z);
-            value += edge.scale_base * base;
-            slope += edge.scale_base * base_slope;
-        }
-        let (scale, _) = self.scale[j];
-        (scale * value, scale * a * slope)
-    }
-
-    /// Second derivative of an edge at `x` inside its grid.
-    fn curvature(&self, i: usize, j: usize, edge: &Edge, x: f64, with_base: bool) -> f64 {
-        let (a, b) = self.to_network[i];
-        let grid = &self.layer.grids[i];
-        let z = a * x + b;
-        let (first, basis) = grid.curvature(z);
-        let mut curvature: f64 = edge.coef[first..=first + grid.degree()]
-            .iter()
-            .zip(&basis)
-            .map(|(c, d)| c * d)
-            .sum();
-        if with_base {
-            curvature += edge.scale_base * self.base.curvature_at(grid, z);
-        }
-        self.scale[j].0 * a * a * curvature
-    }
-
-    /// A bound of the second derivative, between the neighbouring breaks `a` and `b`, of an edge or,
-    /// with `table`, of the edge less its table.
-    ///
-    /// It is a polynomial of degree at most 3 (networks have degree 5 at most) and a multiple of
-    /// silu″, which differs from its cubic interpolant through four even places by at most
-    /// |silu⁗″|/4!/81·δ⁴ < 8e-4·δ⁴. The Bernstein coefficients of a cubic bound it.
-    fn bend(
-        &self,
-        (i, j, edge): (usize, usize, &Edge),
-        table: Option<(&Grid, &[f64])>,
-        with_base: bool,
-        (a, b): (f64, f64),
-    ) -> f64 {
-        // Not at the breaks, where it may jump; that changes a cubic by less than 2 %.
-        let at = |part: f64| {
-            let x = a + part * (b - a);
-            let table = table.map_or(0.0, |(grid, coef)| {
-                let (first, basis) = grid.curvature(x);
-                let coef = &coef[first..=first + grid.degree()];
-                coef.iter().zip(&basis).map(|(c, d)| c * d).sum()
-            });
-            self.curvature(i, j, edge, x, with_base) - table
-        };
-        let [p, q, r, s] = [1e-3, 1.0 / 3.0, 2.0 / 3.0, 1.0 - 1e-3].map(at);
-        let inner = [
-            (-5.0 * p + 18.0 * q - 9.0 * r + 2.0 * s) / 6.0,
-            (2.0 * p - 9.0 * q + 18.0 * r - 5.0 * s) / 6.0,
-        ];
-        let cubic = [p, inner[0], inner[1], s]
-            .iter()
-            .map(|c| c.abs())
-            .fold(0.0, f64::max);
-        let (factor, offset) = self.to_network[i];
-        let grid = &self.layer.grids[i];
-        let middle = factor * 0.5 * (a + b) + offset;
-        let silu = if with_base && self.base == Base::Silu && grid.clamp(middle) == middle {
-            let unit = 2.0 * factor / (grid.hi() - grid.lo());
-            let delta = unit * (b - a);
-            (self.scale[j].0 * edge.scale_base).abs() * unit * unit * 8e-4 * delta.powi(4)
-        } else {
-            0.0
-        };
-        1.02 * cubic + silu
-    }
-
-    /// The breaks of node `i`'s own grid, in the unit of the device.
-    fn breaks(&self, i: usize) -> impl Iterator<Item = f64> {
-        let (a, b) = self.to_network[i];
-        self.layer.grids[i]
-            .breaks()
-            .iter()
-            .map(move |z| (z - b) / a)
-    }
-
-    fn extents(&self) -> Vec<Option<Extent>> {
-        let mut extents = vec![None; self.layer.edges.len()];
-        for i in 0..self.layer.inputs() {
-            let breaks = sorted(self.breaks(i), self.reach[i]);
-            for (j, edge) in self.layer.edges_from(i) {
-                extents[i * self.layer.outputs + j] = Some(Extent::of(
-                    &breaks,
-                    |x| self.edge(i, j, edge, x, true),
-                    |a, b| self.bend((i, j, edge), None, true, (a, b)),
-                ));
-            }
-        }
-        extents
-    }
-
-    /// What the sums of the layer can reach.
-    fn sums(&self) -> Vec<(f64, f64)> {
-        let outputs = self.layer.outputs;
-        (0..outputs)
-            .map(|j| {
-                let edges = self.extent.iter().skip(j).step_by(outputs).flatten();
-                edges.fold((self.scale[j].1, self.scale[j].1), |(low, high), e| {
-                    (low + e.low, high + e.high)
-                })
-            })
-            .collect()
-    }
-
-    /// The fewest intervals that keep all edges of node `i` within their allowances; if none do, the
-    /// fewest that no more intervals improve on. Their tables are then among those `tried`.
-    fn fewest_intervals(
-        &self,
-        i: usize,
-        tables: Tables,
-        allowance: &[f64],
-        tried: &mut BTreeMap<usize, Fitted>,
-    ) -> usize {
-        let edges: Vec<(usize, &Edge)> = self.layer.edges_from(i).collect();
-        if edges.is_empty() {
-            return 0;
-        }
-        let (lo, hi) = self.domain[i];
-        let mut excess = |intervals: usize| {
-            let fitted = tried
-                .entry(intervals)
-                .or_insert_with(|| self.fit(i, &edges, tables, TableGrid::new(lo, hi, intervals)));
-            let each = edges.iter().zip(&fitted.distance);
-            each.map(|((j, _), distance)| distance / allowance[*j])
-                .fold(0.0, f64::max)
-        };
-        // On the network's own breaks a cubic table is exact but for SiLU and rounding.
-        let own = &self.layer.grids[i];
-        let keeps = own.is_uniform() && own.degree() == 3 && tables.degree() == 3;
-        let doubled = |first: usize| (0..).map(move |k| first << k);
-        let up_to_most = |n: &usize| *n <= MOST_INTERVALS;
-        let mut ladder: Vec<usize> = doubled(1).take_while(up_to_most).collect();
-        if keeps {
-            ladder.extend(doubled(own.intervals()).take_while(up_to_most));
-            ladder.sort_unstable();
-            ladder.dedup();
-        }
-        let narrowest = own.breaks().windows(2).map(|p| p[1] - p[0]);
-        let resolved = (own.hi() - own.lo()) / narrowest.fold(f64::INFINITY, f64::min);
-        let (mut coarse, mut fine) = (0, None);
-        let mut best = (f64::INFINITY, 1);
-        for n in ladder {
-            let now = excess(n);
-            if now <= 1.0 {
-                fine = Some(n);
-                break;
-            }
-            // Once they show the narrowest interval, finer tables stop helping only where the rounding
-            // of the coefficients rules.
-            if now < 0.9 * best.0 {
-                best = (now, n);
-            } else if n >= 4 * best.1 && n as f64 > f64::max(64.0, 2.0 * resolved) {
-                break;
-            }
-            coarse = n;
-        }
-        let Some(mut fine) = fine else {
-            return best.1;
-        };
-        while fine - coarse > 1 + fine / 16 {
-            let between = (coarse + fine) / 2;
-            if excess(between) <= 1.0 {
-                fine = between;
-            } else {
-                coarse = between;
-            }
-        }
-        // Its own breaks are worth some intervals more: there the slopes at the ends are right too, and
-        // with them all of the margins.
-        let own = own.intervals();
-        if keeps && (fine..=fine + fine / 4).contains(&own) && excess(own) <= 1.0 {
-            fine = own;
-        }
-        fine
-    }
-
-    /// Fits the edges of node `i` on one grid.
-    fn fit(&self, i: usize, edges: &[(usize, &Edge)], tables: Tables, grid: TableGrid) -> Fitted {
-        let with_base = tables != Tables::Exact;
-        let function = |j: usize, edge: &Edge, x: f64| self.edge(i, j, edge, x, with_base).0;
-        let mut fitted = Fitted {
-            grid,
-            coefficients: Vec::with_capacity(edges.len()),
-            distance: Vec::with_capacity(edges.len()),
-        };
-        if tables == Tables::Step {
-            for &(j, edge) in edges {
-                let (steps, distance): (Vec<f32>, Vec<f64>) = (0..grid.intervals)
-                    .map(|k| {
-                        let (least, most) = within(grid.at(k as f64), grid.at((k + 1) as f64))
-                            .map(|x| function(j, edge, x))
-                            .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), y| {
-                                (a.min(y), b.max(y))
-                            });
-                        ((0.5 * (least + most)) as f32, 0.5 * (most - least))
-                    })
-                    .unzip();
-                fitted.coefficients.push(steps);
-                fitted
-                    .distance
-                    .push(distance.into_iter().fold(0.0, f64::max));
-            }
-            return fitted;
-        }
-        let spline = grid.spline(tables.degree());
-        let fit = Fit::new(&spline);
-        let ends = (spline.lo(), spline.hi());
-        let breaks = sorted(self.breaks(i).chain(grid.breaks()), ends);
-        for &(j, edge) in edges {
-            let rounded: Vec<f32> = (fit.fit(|x| function(j, edge, x)).iter())
-                .map(|&c| c as f32)
-                .collect();
-            let coef = wide(&rounded);
-            let distance = breaks
-                .windows(2)
-                .flat_map(|pair| within(pair[0], pair[1]))
-                .map(|x| (function(j, edge, x) - spline.eval(&coef, x)).abs());
-            fitted.distance.push(distance.fold(0.0, f64::max));
-            fitted.coefficients.push(rounded);
-        }
-        fitted
-    }
-
-    /// The node's grid as it stands in the blob.
-    fn record(&self, i: usize, grid: &TableGrid) -> Node {
-        let (low, high) = self.reach[i];
-        let step = f64::from(grid.inv_step);
-        let (left, right) = (grid.at(0.0) - low, high - grid.at(grid.intervals as f64));
-        let margin = if self.is_first {
-            // Nothing outside the reach may be accepted, rounding included.
-            let most = (left.min(right) * step).min(WIDEST_MARGIN);
-            let size = grid.intervals as f64 + most;
-            ((most - 8.0 * ROUNDING * size).max(0.0) as f32).next_down()
-        } else {
-            let most = left.max(right) * step;
-            let size = grid.intervals as f64 + most.max(0.0);
-            ((most + 8.0 * ROUNDING * size).min(WIDEST_MARGIN) as f32).next_up()
-        };
-        Node {
-            lo: grid.lo,
-            inv_step: grid.inv_step,
-            margin: margin.max(0.0),
-            intervals: grid.intervals as u16,
-            edges: self.layer.edges_from(i).count() as u16,
-        }
-    }
-
-    /// The tables of the layer, given those of its nodes.
-    fn table(&self, tables: Tables, fitted: &[Option<&Fitted>]) -> Table {
-        let mut table = Table {
-            bias: self.scale.iter().map(|&(_, bias)| bias as f32).collect(),
-            ..Table::default()
-        };
-        for (i, fitted) in fitted.iter().enumerate() {
-            let Some(fitted) = fitted else {
-                // An input that nothing reads; its record still has to be valid.
-                let node = Node {
-                    lo: 0.0,
-                    inv_step: 1.0,
-                    margin: 0.0,
-                    intervals: 1,
-                    edges: 0,
-                };
-                table.nodes.push(node.pack());
-                continue;
-            };
-            table.nodes.push(self.record(i, &fitted.grid).pack());
-            for row in 0..fitted.coefficients[0].len() {
-                let of_edges = fitted.coefficients.iter().map(|c| c[row]);
-                table.coefficients.extend(of_edges);
-            }
-            for (j, edge) in self.layer.edges_from(i) {
-                table.targets.push(j as u16);
-                if tables == Tables::Exact {
-                    table.base.push((self.scale[j].0 * edge.scale_base) as f32);
-                }
-            }
-        }
-        table
-    }
-
-    /// Bounds of the errors of the layer's sums, given those of its inputs.
-    fn errors(&self, tables: Tables, fitted: &[Option<&Fitted>], error: &[f64]) -> Vec<f64> {
-        let outputs = self.layer.outputs;
-        let residual = tables == Tables::Exact;
-        // Largest magnitude of each sum on its way, the parts of an edge one by one.
-        let mut size: Vec<f64> = self.scale.iter().map(|(_, bias)| bias.abs()).collect();
-        let mut bound: Vec<f64> = size.iter().map(|bias| ROUNDING * bias).collect();
-        let mut additions = vec![0.0; outputs];
-        for (i, fitted) in fitted.iter().enumerate() {
-            let Some(fitted) = fitted else { continue };
-            let grid = &fitted.grid;
-            let record = self.record(i, grid);
-            let (n, margin) = (f64::from(record.intervals), f64::from(record.margin));
-            let step = f64::from(grid.inv_step);
-            // How far beyond the end of its table a value can be.
-            let (low, high) = self.reach[i];
-            let covered = match tables {
-                Tables::Step => 0.0,
-                _ if self.is_first => f64::INFINITY, // the margin is the end of the domain
-                _ => margin * (1.0 - 8.0 * ROUNDING),
-            };
-            let beyond = (grid.at(-covered) - low)
-                .max(high - grid.at(n + covered))
-                .max(0.0);
-            let spline = (tables != Tables::Step).then(|| grid.spline(tables.degree()));
-            let seen = (low.max(grid.at(-margin)), high.min(grid.at(n + margin)));
-            let breaks = sorted(self.breaks(i).chain(grid.breaks()), seen);
-            for (k, (j, edge)) in self.layer.edges_from(i).enumerate() {
-                let Some(extent) = self.extent[i * outputs + j] else {
-                    continue;
-                };
-                let coef = wide(&fitted.coefficients[k]);
-                let largest = coef.iter().map(|c| c.abs()).fold(0.0, f64::max);
-                // In intervals, the largest slope of a spline is the largest difference of
-                // neighbouring coefficients.
-                let steepest = match tables {
-                    Tables::Step => extent.slope / step,
-                    _ => coef
-                        .windows(2)
-                        .map(|c| (c[1] - c[0]).abs())
-                        .fold(0.0, f64::max),
-                };
-                let slope = extent.slope.max(steepest * step);
-                let distance = match &spline {
-                    Some(spline) => Extent::of(
-                        &breaks,
-                        |x| {
-                            let (value, slope) = self.edge(i, j, edge, x, !residual);
-                            (value - spline.eval(&coef, x), slope)
-                        },
-                        |a, b| {
-                            let table = Some((spline, &coef[..]));
-                            self.bend((i, j, edge), table, !residual, (a, b))
-                        },
-                    )
-                    .magnitude(),
-                    None => (0..grid.intervals)
-                        .map(|cell| {
-                            let ends = (grid.at(cell as f64), grid.at((cell + 1) as f64));
-                            let breaks = sorted(self.breaks(i), ends);
-                            Extent::of(
-                                &breaks,
-                                |x| {
-                                    let (value, slope) = self.edge(i, j, edge, x, true);
-                                    (value - coef[cell], slope)
-                                },
-                                |a, b| self.bend((i, j, edge), None, true, (a, b)),
-                            )
-                            .magnitude()
-                        })
-                        .fold(0.0, f64::max),
-                };
-                // Two roundings of the position, one of its offset from the last interval.
-                let position = 4.0 * ROUNDING * (n + margin) * steepest;
-                let ends = |rows: usize| {
-                    let ends = coef.iter().take(rows).chain(coef.iter().rev().take(rows));
-                    ends.map(|c| c.abs()).fold(0.0, f64::max)
-                };
-                // Weights, their products with coefficients, and the partial sums of those; on the
-                // grid, and beyond it where the weights are up to `margin`/2 (cubic; each of two, and
-                // rounded when it is added) or 1 + `margin` (linear).
-                let terms = match tables {
-                    Tables::Cubic | Tables::Exact => {
-                        14.0 * largest + (2.0 + 3.0 * margin) * ends(3)
-                    }
-                    Tables::Linear => 3.0 * largest + 4.0 * margin * ends(2),
-                    Tables::Step => 0.0,
-                };
-                let mut rounding = ROUNDING * terms + 16.0 * UNDERFLOW;
-                additions[j] += (tables.degree() + 1) as f64;
-                size[j] += extent.magnitude();
-                if residual {
-                    let factor = (self.scale[j].0 * edge.scale_base).abs();
-                    let reach = 2.0 * margin / n;
-                    // silu(z), its slope and its tangent, each rounded operation of `Node::base`,
-                    // the factor and the product.
-                    rounding += ROUNDING * factor * (18.0 + 22.0 * reach);
-                    // The device's −1 … 1 is its own grid, whose ends are rounded.
-                    rounding += factor * self.shift(i, grid);
-                    additions[j] += 1.0;
-                    // The spline comes first, without the base function, which is at most that.
-                    size[j] += factor * (1.0 + reach);
-                }
-                bound[j] += distance + slope * (error[i] + beyond) + position + rounding;
-            }
-        }
-        for ((bound, size), additions) in bound.iter_mut().zip(&size).zip(&additions) {
-            // The last factor is for products of roundings and for the errors in the sums.
-            *bound = (*bound + additions * ROUNDING * size) * (1.0 + 1e-4);
-        }
-        bound
-    }
-
-    /// The most by which z on the device's grid differs from z on the network's, which SiLU turns into
-    /// no more, anywhere in the reach.
-    fn shift(&self, i: usize, table: &TableGrid) -> f64 {
-        let (a, b) = self.to_network[i];
-        let own = &self.layer.grids[i];
-        let on = |x: f64, lo: f64, hi: f64| 2.0 * (x - lo) / (hi - lo) - 1.0;
-        let (lo, hi) = (table.at(0.0), table.at(table.intervals as f64));
-        let (low, high) = self.reach[i];
-        [low, high]
-            .map(|x| (on(a * x + b, own.lo(), own.hi()) - on(x, lo, hi)).abs())
-            .into_iter()
-            .fold(0.0, f64::max)
-    }
-}
-
-fn wide(coefficients: &[f32]) -> Vec<f64> {
-    coefficients.iter().map(|&c| f64::from(c)).collect()
-}
-
-/// A table's grid, exactly as the device will have it.
-#[derive(Clone, Copy)]
-struct TableGrid {
-    lo: f32,
-    inv_step: f32,
-    intervals: usize,
-}
-
-impl TableGrid {
-    fn new(lo: f64, hi: f64, intervals: usize) -> Self {
-        Self {
-            lo: lo as f32,
-            inv_step: (intervals as f64 / (hi - lo)) as f32,
-            intervals,
-        }
-    }
-
-    /// The place `t` intervals from the left end.
-    fn at(&self, t: f64) -> f64 {
-        f64::from(self.lo) + t / f64::from(self.inv_step)
-    }
-
-    fn breaks(&self) -> impl Iterator<Item = f64> {
-        (0..=self.intervals).map(|k| self.at(k as f64))
-    }
-
-    /// The same grid for splines in `f64`.
-    fn spline(&self, degree: usize) -> Grid {
-        let (lo, hi) = (self.at(0.0), self.at(self.intervals as f64));
-        Grid::uniform(degree, lo, hi, self.intervals)
-    }
-}
-
-/// The tables of one node.
-#[derive(Clone)]
-struct Fitted {
-    grid: TableGrid,
-    /// By edge and row.
-    coefficients: Vec<Vec<f32>>,
-    /// By edge, the sampled distance from its function on the grid.
-    distance: Vec<f64>,
-}
-
-/// The tables of one layer as they go into the blob.
-#[derive(Default)]
-struct Table {
-    nodes: Vec<[u32; 4]>,
-    bias: Vec<f32>,
-    targets: Vec<u16>,
-    coefficients: Vec<f32>,
-    base: Vec<f32>,
 }

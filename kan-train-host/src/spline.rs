@@ -521,7 +521,8 @@ fn gauss(lo: f64, hi: f64) -> [(f64, f64); 5] {
 /// rather than at samples: an interval without samples cannot make it singular.
 pub struct Fit<'a> {
     grid: &'a Grid,
-    points: Vec<(f64, Local)>,
+    /// Places, their basis functions, and their weights.
+    points: Vec<(f64, Local, f64)>,
     /// The Cholesky factor of the normal equations by row, its diagonal last. They are banded, which
     /// faer does not use: so this takes O(G·k²) in place of O(G³).
     factor: Vec<[f64; MAX_ORDER]>,
@@ -530,22 +531,27 @@ pub struct Fit<'a> {
 impl<'a> Fit<'a> {
     /// Factorises the normal equations of the grid.
     pub fn new(grid: &'a Grid) -> Self {
+        Self::weighted(grid, |_| 1.0)
+    }
+
+    /// The same, with points that count for as much as `weight`, which is positive.
+    pub fn weighted(grid: &'a Grid, weight: impl Fn(f64) -> f64) -> Self {
         let k = grid.degree;
         let per_interval = k + 3;
         let mut points = Vec::with_capacity(grid.intervals() * per_interval + 1);
         for pair in grid.breaks().windows(2) {
             for s in 0..per_interval {
                 let x = pair[0] + (pair[1] - pair[0]) * s as f64 / per_interval as f64;
-                points.push((x, grid.local(x)));
+                points.push((x, grid.local(x), weight(x)));
             }
         }
-        points.push((grid.hi(), grid.local(grid.hi())));
+        points.push((grid.hi(), grid.local(grid.hi()), weight(grid.hi())));
         // Entry (i, i − k + r) of the normal matrix, then of its factor, at [i][r].
         let mut factor = vec![[0.0; MAX_ORDER]; grid.functions()];
-        for (_, local) in &points {
+        for (_, local, weight) in &points {
             for a in 0..=k {
                 for b in 0..=a {
-                    factor[local.first + a][k + b - a] += local.value[a] * local.value[b];
+                    factor[local.first + a][k + b - a] += weight * local.value[a] * local.value[b];
                 }
             }
         }
@@ -576,8 +582,8 @@ impl<'a> Fit<'a> {
     pub fn fit(&self, f: impl Fn(f64) -> f64) -> Vec<f64> {
         let k = self.grid.degree;
         let mut solution = vec![0.0; self.grid.functions()];
-        for (x, local) in &self.points {
-            let y = f(*x);
+        for (x, local, weight) in &self.points {
+            let y = weight * f(*x);
             for r in 0..=k {
                 solution[local.first + r] += y * local.value[r];
             }

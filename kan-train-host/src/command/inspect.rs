@@ -61,7 +61,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         layers: model.layers(),
         edges: model.edges(),
         tables: evaluator.tables(),
-        bits: 32,
+        bits: evaluator.bits(),
         bytes: model.blob_len(),
         crc: format!("{:08x}", model.crc()),
         rust_type: evaluator.rust_type(),

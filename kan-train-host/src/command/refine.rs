@@ -281,11 +281,11 @@ fn change(
         training.move_data(data, split.fingerprint)?;
     }
 
-    let tables = run.checkpoint.training.tables;
     let options = TableOptions {
-        tables,
+        kind: run.checkpoint.training.kind(),
         tolerance: None,
         max_bytes: None,
+        max_instructions: None,
     };
     let path = Some(run.path.join(MODEL));
     let (compiled, blob) = Blob::make(&run.checkpoint, Some(&split), &options, path)?;

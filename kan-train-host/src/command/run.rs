@@ -9,9 +9,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
-use kan_train_host::compile::{self, Compiled, Options, Tables};
+use kan_train_host::compile::{self, Compiled, Kind, Options, Tables};
 use kan_train_host::dataset::{self, Dataset, Schema, Target, TargetSchema, Task};
-use kan_train_host::evaluator::Evaluator;
+use kan_train_host::evaluator::{Evaluator, Instructions};
 use kan_train_host::grid;
 use kan_train_host::levenberg;
 use kan_train_host::network::Network;
@@ -67,9 +67,23 @@ pub struct Training {
     pub roughness: f64,
     pub slope: f64,
     pub tables: Tables,
+    /// Bits of a table entry.
+    #[serde(default = "single")]
+    pub bits: u8,
+}
+
+/// The bits of the entries of tables made before there were others.
+fn single() -> u8 {
+    32
 }
 
 impl Training {
+    /// The kind of tables.
+    pub fn kind(&self) -> Kind {
+        let Self { tables, bits, .. } = *self;
+        Kind { tables, bits }
+    }
+
     /// Notes that training went on with the rows of another file, which may be the same rows.
     pub fn move_data(&mut self, path: &Path, fingerprint: Fingerprint) -> Result<(), Failure> {
         self.data = Source::File(absolute(path)?);
@@ -538,6 +552,8 @@ pub struct Blob {
     pub bytes: usize,
     pub tables: Tables,
     pub bits: u8,
+    /// Estimates for one inference.
+    pub instructions: Instructions,
     /// Measured by running kan-core on the bytes.
     pub train: Option<Score>,
     /// Measured by running kan-core on the bytes.
@@ -601,8 +617,9 @@ impl Blob {
         let blob = Self {
             path,
             bytes: compiled.bytes.len(),
-            tables: compiled.tables,
-            bits: compiled.bits,
+            tables: compiled.kind.tables,
+            bits: compiled.kind.bits,
+            instructions: compiled.instructions,
             train,
             test,
             error_bound: compiled.error_bound.clone(),

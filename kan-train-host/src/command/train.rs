@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, ValueEnum};
 use kan_train_host::artifact::{self, MODEL};
-use kan_train_host::compile::{self, Options as TableOptions, Tables};
+use kan_train_host::compile::{self, Kind, Options as TableOptions, Tables};
 use kan_train_host::dataset::{self, Dataset, Task};
 use kan_train_host::predictor::{Predictor, Range};
 use kan_train_host::train::{self, Event, Method, Progress, Settings, Trained};
@@ -90,7 +90,7 @@ struct Options {
     /// Kind of tables for the device [default: cubic]
     #[arg(long)]
     tables: Option<Tables>,
-    /// Bits of a table entry [default: 32]
+    /// Bits of a table entry: 32 (f32), 16 or 8 (integers) [default: 32]
     #[arg(long, value_parser = bits)]
     bits: Option<u8>,
     /// The folder to write
@@ -141,8 +141,32 @@ struct Config {
 pub fn bits(text: &str) -> Result<u8, String> {
     match text {
         "32" => Ok(32),
-        "16" | "8" => Err("this version makes tables of 32 bits only".into()),
-        _ => Err("the number of bits is 32".into()),
+        "16" => Ok(16),
+        "8" => Ok(8),
+        _ => Err("it is 32, 16 or 8".into()),
+    }
+}
+
+/// The kind that `--tables` and `--bits` name, where they are silent that of `known`.
+pub fn kind(tables: Option<Tables>, bits: Option<u8>, known: Kind) -> Result<Kind, Failure> {
+    let kind = Kind {
+        tables: tables.unwrap_or(known.tables),
+        bits: bits.unwrap_or(known.bits),
+    };
+    if kind.exists() {
+        return Ok(kind);
+    }
+    // What is there already gives way to what is asked for.
+    match (tables, bits) {
+        (Some(tables), None) => Ok(Kind::float(tables)),
+        (None, Some(bits)) => Ok(Kind {
+            tables: Tables::Cubic,
+            bits,
+        }),
+        _ => Err(Failure::usage(format!(
+            "--bits {}: {} tables have 32 bits only",
+            kind.bits, kind.tables
+        ))),
     }
 }
 
@@ -326,6 +350,8 @@ fn train_with(
     }
     let seed = seed.or(config.seed).unwrap_or(0);
 
+    let kind = kind(options.tables, options.bits, Kind::float(Tables::Cubic))?;
+
     let split = Split::read(data, &test, seed, &target, options.task)?;
     let settings = Settings {
         width: options.width,
@@ -348,7 +374,8 @@ fn train_with(
             Held::File(path) => Held::File(absolute(&path)?),
             fraction => fraction,
         },
-        tables: options.tables.unwrap_or(Tables::Cubic),
+        tables: kind.tables,
+        bits: kind.bits,
         ..before(&settings, &split)
     };
     let metrics = run_in(Some(&out), training, &settings, &split, console)?.1;
@@ -383,6 +410,7 @@ pub fn before(settings: &Settings, split: &Split) -> Training {
             0.0
         },
         tables: Tables::Cubic,
+        bits: 32,
     }
 }
 
@@ -449,9 +477,10 @@ pub fn run_in(
     run.checkpoint.training.roughness = penalty.roughness;
     run.checkpoint.training.slope = penalty.slope;
     let options = TableOptions {
-        tables: training.tables,
+        kind: training.kind(),
         tolerance: None,
         max_bytes: None,
+        max_instructions: None,
     };
     let path = out.map(|out| out.join(MODEL));
     let (compiled, blob) = Blob::make(&run.checkpoint, Some(split), &options, path)?;

@@ -74,6 +74,54 @@ fn a_run_is_refined_pruned_and_compiled_again() {
         1,
         &["--max-flash 20"],
     );
+    // Without a kind a limit chooses among all.
+    let said = desk.json("compile run --max-flash 1000 --max-instructions 2000@m0 --out small.kan");
+    let tried = said["alternatives"].as_array().unwrap();
+    assert_eq!(tried.len(), 10);
+    for kind in tried {
+        let Some(bytes) = kind["bytes"].as_f64() else {
+            assert!(kind["reason"].is_string(), "{kind}");
+            continue;
+        };
+        assert!(bytes <= 1000.0 && number(&kind["instructions"]["cortex-m0"]) <= 2000.0);
+        assert!(kind["score"]["rmse"].is_number());
+    }
+    let chosen: Vec<_> = tried.iter().filter(|kind| kind["chosen"] == true).collect();
+    assert_eq!(chosen.len(), 1);
+    assert_eq!(
+        (&chosen[0]["tables"], &chosen[0]["bits"]),
+        (&said["tables"], &said["bits"])
+    );
+    let inspected = desk.json("inspect small.kan");
+    assert_eq!(inspected["bits"], said["bits"]);
+    let of_sixteen = desk.json("compile run --bits 16 --max-flash 1000 --out small.kan");
+    assert_eq!(of_sixteen["bits"], 16);
+    assert_eq!(of_sixteen["alternatives"].as_array().unwrap().len(), 3);
+    let predicted = desk.text("predict small.kan --data xy.csv");
+    assert_eq!(
+        predicted.lines().count(),
+        desk.text("predict run --data xy.csv").lines().count()
+    );
+    for (option, code) in [
+        ("--max-instructions 5", 1),
+        ("--max-instructions 0", 2),
+        ("--max-instructions -1", 2),
+        ("--max-instructions many", 2),
+        ("--max-instructions 100@z80", 2),
+        ("--bits 4", 2),
+        ("--tables exact --bits 8", 2),
+    ] {
+        let named = option
+            .split(' ')
+            .next()
+            .unwrap()
+            .replace("--tables", "--bits");
+        desk.fails(
+            &format!("compile run {option} --out none.kan"),
+            code,
+            &[&named],
+        );
+    }
     let said = desk.json("compile run --tables linear");
     let metrics: Value = serde_json::from_slice(&desk.bytes("run/metrics.json")).unwrap();
     assert_eq!(metrics["blob"], said);
