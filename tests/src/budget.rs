@@ -43,11 +43,16 @@ static BUILD: Mutex<()> = Mutex::new(());
 /// Builds a binary of the firmware and gives the image.
 fn build(machine: Machine, profile: &str, binary: &str, kinds: u16) -> PathBuf {
     let _one_at_a_time = BUILD.lock();
+    // The others need no board, and are built without the crates of one.
+    let features = match binary {
+        "bench" => vec!["--features", machine.board().feature],
+        _ => Vec::new(),
+    };
     let build = Command::new("cargo")
         .current_dir(WORKSPACE)
         .args(["build", "--quiet", "--profile", profile, "--bin", binary])
         .args(["--package", "firmware-example"])
-        .args(["--features", machine.board().feature])
+        .args(features)
         .args(["--target", machine.target()])
         .args(["--message-format", "json-render-diagnostics"])
         .env("KAN_KINDS", kinds.to_string())
@@ -274,6 +279,38 @@ fn every_input_takes_the_same_instructions() {
                 let [least, _, most] = of_calls[*call].instructions;
                 assert_eq!(least, most, "{machine}: {}: {call}", subject.name);
             }
+        }
+    }
+}
+
+/// What another node costs is always the same, and the fineness of the grids costs nothing.
+#[test]
+fn cost_is_linear_in_edges_and_constant_in_intervals() {
+    let models = |inputs, intervals| {
+        [3, 1, 0].map(|degree| {
+            let mut layers =
+                integer::random_model(&mut Random(5), degree, Scalar::I16, &[inputs, 8], 1.0);
+            layers[0] = layers[0].clone().with_intervals(intervals);
+            integer::encode(Head::Identity, &layers).to_vec()
+        })
+    };
+    let shapes = [(16, 8), (32, 8), (64, 8), (16, 2), (16, 32), (16, 128)];
+    println!("| machine | edges | intervals | cubic `i16` | linear | step |");
+    println!("|---|---|---|---|---|---|");
+    for machine in [Machine::Mps2An386, Machine::Microbit] {
+        let image = build(machine, "firmware-speed", "bench", kinds::ALL);
+        let counts = shapes.map(|(inputs, intervals)| {
+            let counts = models(inputs, intervals)
+                .map(|blob| run(machine, &image, &blob)["eval_q"].instructions[2]);
+            let [cubic, linear, step] = counts;
+            let edges = 8 * inputs;
+            println!("| {machine} | {edges} | {intervals} | {cubic} | {linear} | {step} |");
+            counts
+        });
+        for degree in 0..3 {
+            let of = |k: usize| counts[k][degree];
+            assert_eq!(of(2) - of(1), 2 * (of(1) - of(0)), "{machine}: edges");
+            assert_eq!([of(3), of(4), of(5)], [of(0); 3], "{machine}: intervals");
         }
     }
 }
