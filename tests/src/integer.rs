@@ -119,6 +119,8 @@ impl IntegerLayer {
     /// The same layer on grids of so many intervals.
     pub fn with_intervals(mut self, intervals: u64) -> Self {
         for node in &mut self.nodes {
+            // No unit of the input holds more than a position.
+            node.width = 1 << 23;
             let width = u64::from(node.width) << self.shift;
             node.scale = ((((intervals << 15) - 1) << 32) / width - 1) as u32;
         }
