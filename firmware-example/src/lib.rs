@@ -9,7 +9,7 @@
 //!
 //! Binaries: `serve` and `regulate` are the two on a board, each of which is one file in `boards/`;
 //! `minimal` is the least firmware around a model, and `baseline` the same without `kan-core`, to
-//! weigh it. The binary `panic-free` calls everything that `kan-core` offers a device, and links
+//! weigh it. The binary `bench` measures a model on the inputs of [`stimulus`]. The binary `panic-free` calls everything that `kan-core` offers a device, and links
 //! only because none of it can panic.
 
 #![no_std]
@@ -19,6 +19,7 @@ pub mod boards;
 pub mod oven;
 pub mod protocol;
 pub mod server;
+pub mod stimulus;
 
 /// The largest model that the server takes.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

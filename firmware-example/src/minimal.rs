@@ -8,18 +8,28 @@
 fn main() -> ! {
     use core::hint::black_box;
     use firmware_example::CAPACITY;
-    use kan_core::{Model, kinds};
+    use kan_core::kinds;
 
-    const INPUTS: usize = CAPACITY.inputs;
-    const OUTPUTS: usize = CAPACITY.outputs;
-    const WIDTH: usize = CAPACITY.width;
-    const LAYERS: usize = CAPACITY.layers;
-    type Floats<'m> = Model<'m, INPUTS, OUTPUTS, WIDTH, LAYERS, { kinds::F32 }>;
-
+    /// The kinds of tables that it takes, as a number: floats unless the build says otherwise.
+    const KINDS: u16 = match option_env!("KAN_KINDS") {
+        Some(number) => match u16::from_str_radix(number, 10) {
+            Ok(kinds) => kinds,
+            Err(_) => panic!("KAN_KINDS is a sum of kinds"),
+        },
+        None => kinds::F32,
+    };
+    type Model = kan_core::Model<
+        'static,
+        { CAPACITY.inputs },
+        { CAPACITY.outputs },
+        { CAPACITY.width },
+        { CAPACITY.layers },
+        KINDS,
+    >;
     loop {
         let (region, input): (&[u8], &[f32]) = black_box((&[], &[]));
         let output: &mut [f32] = black_box(&mut []);
-        if let Ok(model) = Floats::load(region) {
+        if let Ok(model) = Model::load(region) {
             model.eval_into(input, output);
             black_box((output, model.in_domain_of(input)));
         }

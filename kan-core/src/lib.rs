@@ -10,6 +10,7 @@ compile_error!(
 mod base;
 pub mod blob;
 mod integer;
+// All unsafe code: assembly, and scratch memory that is not cleared.
 #[allow(unsafe_code)]
 mod kernel;
 pub mod kinds;
@@ -18,7 +19,7 @@ mod model;
 
 pub use blob::{Head, LoadError, Scalar, blob_len};
 pub use layer::LayerTables;
-pub use model::{Model, ram_bytes};
+pub use model::{Model, integer_ram_bytes, ram_bytes};
 
 /// Bytes that start at a multiple of four, as [`Model::load`] wants them.
 ///

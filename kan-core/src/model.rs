@@ -398,11 +398,24 @@ impl<
 }
 
 /// Bytes of RAM that a [`Model`] of these capacities takes on a 32-bit target: the struct itself,
-/// and the two rows of sums that an evaluation of `f32` keeps on the stack beside its few locals. One of
-/// integers keeps 4 bytes for each of `WIDTH` sums, and 12 for each of `WIDTH` or `IN` inputs of a layer.
+/// and the two rows of sums that an evaluation of `f32` keeps on the stack beside its few locals.
+///
+/// Of tables of integers it is [`integer_ram_bytes`].
 pub const fn ram_bytes(width: usize, layers: usize) -> usize {
     let (fixed, layer, sums) = (52, 44, 2 * size_of::<f32>());
     fixed + layer * layers + sums * width
+}
+
+/// [`ram_bytes`] for tables of integers: the struct, and what [`Model::eval_q`] keeps on the stack beside
+/// its few locals: a row of sums, the outputs, and 12 bytes for each node of a layer's inputs.
+pub const fn integer_ram_bytes(
+    inputs: usize,
+    outputs: usize,
+    width: usize,
+    layers: usize,
+) -> usize {
+    let place = 12;
+    ram_bytes(0, layers) + 4 * (width + outputs) + place * (inputs + width)
 }
 
 impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize, const KINDS: u16>

@@ -116,6 +116,25 @@ impl IntegerLayer {
         }
     }
 
+    /// The same layer on grids of so many intervals.
+    pub fn with_intervals(mut self, intervals: u64) -> Self {
+        for node in &mut self.nodes {
+            // No unit of the input holds more than a position.
+            node.width = 1 << 23;
+            let width = u64::from(node.width) << self.shift;
+            node.scale = ((((intervals << 15) - 1) << 32) / width - 1) as u32;
+        }
+        for node in 0..self.nodes.len() {
+            let rows = self.rows(node);
+            assert_eq!(rows as u64, intervals + u64::from(self.degree));
+            for edges in &mut self.edges {
+                edges[node] = (0..rows).map(|row| (row % 9) as i32 - 4).collect();
+            }
+        }
+        self.number_rows();
+        self
+    }
+
     /// Groups and coefficients as they stand in the blob.
     fn pack(&self) -> (Vec<u16>, Vec<i32>) {
         let (mut groups, mut coefficients, mut output) = (Vec::new(), Vec::new(), 0);

@@ -4,6 +4,7 @@ mod adamw;
 mod artifact;
 mod blob;
 mod board;
+mod budget;
 mod command_line;
 mod compile;
 mod dataset;

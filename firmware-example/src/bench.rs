@@ -1,0 +1,190 @@
+//! Measures the model in the region MODEL of a board: the counter's ticks for each of the rows of
+//! [`firmware_example::stimulus`], least, median and most; the stack; and a digest of all outputs. It
+//! tells them on the serial line, one call a line, and ends with the line `end`.
+//!
+//! ```text
+//! counter board=mps2 ticks_of_nothing=10 ticks_per_second=25000000
+//! eval_q least=2304 median=2304 most=2304 stack=312 digest=89abcdef
+//! ```
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod board;
+#[cfg(target_os = "none")]
+mod region;
+
+#[cfg(target_os = "none")]
+mod device {
+    use core::fmt::Write;
+    use core::hint::black_box;
+    use core::panic::PanicInfo;
+    use core::sync::atomic::{Ordering, compiler_fence};
+
+    use cortex_m_rt::{ExceptionFrame, entry, exception};
+    use firmware_example::stimulus::{Digest, ROWS, Stimulus};
+    use kan_core::{LoadError, Model, blob_len, kinds};
+
+    use crate::board::{Board, Counter, NAME};
+    use crate::region;
+
+    /// Bytes of stack painted before a call, and so the most that can be measured.
+    const PAINTED: usize = 4096;
+
+    /// What painted stack holds.
+    const PAINT: u32 = 0xA5A5_5A5A;
+
+    #[entry]
+    fn main() -> ! {
+        if let Some(mut board) = Board::take() {
+            let nothing = ticks(&mut board.counter, || ());
+            let second = Counter::TICKS_PER_SECOND;
+            say(
+                &mut board,
+                format_args!(
+                    "counter board={NAME} ticks_of_nothing={nothing} ticks_per_second={second}"
+                ),
+            );
+            let region = region::model();
+            let blob = blob_len(region).map_or(region, |len| region.get(..len).unwrap_or(region));
+            measure_any(&mut board, blob);
+            say(&mut board, format_args!("end"));
+        }
+        loop {
+            cortex_m::asm::wfi();
+        }
+    }
+
+    fn say(board: &mut Board, line: core::fmt::Arguments) {
+        let _ = writeln!(board.serial, "{line}");
+    }
+
+    /// A model of one kind of tables within the larger of two capacities.
+    type Large<const KINDS: u16> = Model<'static, 64, 10, 16, 4, KINDS>;
+
+    /// Measures the model as the type with the one kind of tables that it has. Integers are measured
+    /// with the smaller capacity if that is enough: a firmware would be made for it.
+    fn measure_any(board: &mut Board, blob: &'static [u8]) {
+        macro_rules! measure_as {
+            ($($kinds:expr),*) => {
+                $(
+                    match Large::<{ $kinds }>::load(blob) {
+                        Ok(model) => {
+                            match Model::<8, 8, 8, 2, { $kinds }>::load(blob) {
+                                Ok(model) => measure_integers(board, |x| model.eval_q(x)),
+                                Err(_) => measure_integers(board, |x| model.eval_q(x)),
+                            }
+                            return measure_floats(board, &model);
+                        }
+                        Err(LoadError::Unsupported) => {}
+                        Err(error) => return say(board, format_args!("refused: {error}")),
+                    }
+                )*
+            };
+        }
+        measure_as!(
+            kinds::CUBIC_I16,
+            kinds::LINEAR_I16,
+            kinds::STEP_I16,
+            kinds::CUBIC_I8,
+            kinds::LINEAR_I8,
+            kinds::STEP_I8
+        );
+        match Large::<{ kinds::F32 }>::load(blob) {
+            Ok(model) => measure_floats(board, &model),
+            Err(error) => say(board, format_args!("refused: {error}")),
+        }
+    }
+
+    fn measure_integers<const I: usize, const O: usize>(
+        board: &mut Board,
+        call: impl Fn(&[i32; I]) -> [i32; O],
+    ) {
+        measure_call(board, "eval_q", Stimulus::integers::<I>, call, |y| y as u32);
+    }
+
+    fn measure_floats<const KINDS: u16>(board: &mut Board, model: &Large<KINDS>) {
+        let rows = Stimulus::floats::<64>;
+        measure_call(board, "eval", rows, |x| model.eval(x), f32::to_bits);
+    }
+
+    #[inline(never)]
+    fn measure_call<X: Copy, const I: usize, Y: Copy, const O: usize>(
+        board: &mut Board,
+        name: &str,
+        row: impl Fn(&mut Stimulus, usize) -> [X; I],
+        call: impl Fn(&[X; I]) -> [Y; O],
+        bits: impl Fn(Y) -> u32,
+    ) {
+        let mut counts = [0; ROWS];
+        let mut stimulus = Stimulus::default();
+        let mut digest = Digest::default();
+        for (k, count) in counts.iter_mut().enumerate() {
+            let input = black_box(row(&mut stimulus, k));
+            let mut output = None;
+            *count = ticks(&mut board.counter, || {
+                output = Some(black_box(call(&input)));
+            });
+            for y in output.iter().flatten() {
+                digest.add(bits(*y));
+            }
+        }
+        let input = black_box(row(&mut stimulus, ROWS));
+        let stack = stack_of(&mut || {
+            black_box(call(black_box(&input)));
+        });
+        counts.sort_unstable();
+        let [least, median, most] = [0, ROWS / 2, ROWS - 1].map(|k| counts[k]);
+        say(
+            board,
+            format_args!(
+                "{name} least={least} median={median} most={most} stack={stack} digest={:08x}",
+                digest.0
+            ),
+        );
+    }
+
+    /// Ticks that `work` takes, and those of nothing; the largest number if the counter cannot tell.
+    #[inline(always)]
+    fn ticks(counter: &mut Counter, work: impl FnOnce()) -> u32 {
+        counter.start();
+        compiler_fence(Ordering::SeqCst);
+        work();
+        compiler_fence(Ordering::SeqCst);
+        counter.ticks().unwrap_or(u32::MAX)
+    }
+
+    /// The most stack that `work` uses, in bytes: paint what lies below, work, look what is left.
+    #[inline(never)]
+    fn stack_of(work: &mut dyn FnMut()) -> usize {
+        let top = cortex_m::register::msp::read() as usize;
+        let bottom = top - PAINTED;
+        for address in (bottom..top).step_by(4) {
+            // SAFETY: stack below the stack pointer is in nobody's use, and no interrupt is enabled
+            // that could use it meanwhile.
+            unsafe { (address as *mut u32).write_volatile(PAINT) };
+        }
+        black_box(work)();
+        let used = (bottom..top).step_by(4).find(|&address| {
+            // SAFETY: as above; the memory is initialised.
+            unsafe { (address as *const u32).read_volatile() != PAINT }
+        });
+        used.map_or(0, |address| top - address)
+    }
+
+    #[exception]
+    unsafe fn HardFault(_: &ExceptionFrame) -> ! {
+        // The host hears of it by the silence.
+        loop {}
+    }
+
+    #[panic_handler]
+    fn panic(_: &PanicInfo) -> ! {
+        cortex_m::asm::udf()
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    println!("This is firmware; the tests of budgets build and run it: cargo budgets");
+}
