@@ -175,7 +175,9 @@ mod device {
     #[exception]
     unsafe fn HardFault(_: &ExceptionFrame) -> ! {
         // The host hears of it by the silence.
-        loop {}
+        loop {
+            cortex_m::asm::nop();
+        }
     }
 
     #[panic_handler]

@@ -22,8 +22,9 @@ Example: kan compile airfoil --tables linear --max-flash 4096 --out airfoil-smal
 On the rows that RUN was trained with, the tables differ from the network by a twentieth of its own
 error (root mean square), or by what their kind allows; --max-flash makes them as coarse as it takes
 to fit. With a limit, --tables and --bits may be left out: of all kinds that fit the fastest is taken
-that is near enough to the network, or else the nearest, and all are listed. kan-core is run on them, on the rows that RUN was trained and tested with; where those are no
-longer there, on points all over the ranges of the inputs, and no score is given.")]
+that is near enough to the network, or else the nearest, and all are listed. kan-core is run on
+them, on the rows that RUN was trained and tested with; where those are no longer there, on points all
+over the ranges of the inputs, and no score is given.")]
 pub struct Args {
     /// A folder that `kan train` made
     #[arg(value_name = "RUN")]

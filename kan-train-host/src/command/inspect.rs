@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kan_core::ram_bytes;
+use kan_core::{integer_ram_bytes, ram_bytes};
 use serde::Serialize;
 
 use kan_train_host::evaluator::Instructions;
@@ -65,7 +65,13 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         bytes: model.blob_len(),
         crc: format!("{:08x}", model.crc()),
         rust_type: evaluator.rust_type(),
-        ram_bytes: ram_bytes(model.width(), model.layers()),
+        ram_bytes: match evaluator.bits() {
+            32 => ram_bytes(model.width(), model.layers()),
+            _ => {
+                let (inputs, outputs) = (model.inputs(), model.outputs());
+                integer_ram_bytes(inputs, outputs, model.width(), model.layers())
+            }
+        },
         instructions: evaluator.instructions(),
         input_names: input_names(&model),
         output_names: output_names(&model),
