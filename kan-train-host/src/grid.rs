@@ -11,8 +11,8 @@ pub const HIDDEN_MARGIN: f64 = 0.02;
 /// The same where there is no noise: beyond its grid an edge is a line, which costs nothing where the
 /// error is larger, and most of the error where it is smaller.
 pub const SMOOTH_MARGIN: f64 = 0.06;
-/// Above this loss, an error of 0.3 % of the target's deviation, edges follow noise.
-pub const NOISE: f64 = 0.5e-5;
+/// Above this loss, an error of a thousandth of the target's deviation, edges follow noise.
+pub const NOISE: f64 = 0.5e-6;
 /// Values crowd if a tenth part of them lies this part of the range away from where it would lie if
 /// they were spread evenly.
 const CROWDED: f64 = 0.15;

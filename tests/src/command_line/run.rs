@@ -75,7 +75,7 @@ fn a_run_is_refined_pruned_and_compiled_again() {
         &["--max-flash 20"],
     );
     // Without a kind a limit chooses among all.
-    let said = desk.json("compile run --max-flash 1000 --max-instructions 2000@m0 --out small.kan");
+    let said = desk.json("compile run --max-flash 1000 --max-instructions 4000@m0 --out small.kan");
     let tried = said["alternatives"].as_array().unwrap();
     assert_eq!(tried.len(), 10);
     for kind in tried {
@@ -83,7 +83,7 @@ fn a_run_is_refined_pruned_and_compiled_again() {
             assert!(kind["reason"].is_string(), "{kind}");
             continue;
         };
-        assert!(bytes <= 1000.0 && number(&kind["instructions"]["cortex-m0"]) <= 2000.0);
+        assert!(bytes <= 1000.0 && number(&kind["instructions"]["cortex-m0"]) <= 4000.0);
         assert!(kind["score"]["rmse"].is_number());
     }
     let chosen: Vec<_> = tried.iter().filter(|kind| kind["chosen"] == true).collect();
