@@ -8,6 +8,7 @@ use kan_train_host::spline::{Grid, MAX_DEGREE};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use crate::levenberg::start;
 use crate::network::{clear_points, random_network, random_points, targets};
 
 /// Lets two thirds of the rows have the same value of the first input.
@@ -93,6 +94,11 @@ fn additive(seed: u64) -> (Network, Samples) {
     )
 }
 
+/// Trains and watches nothing.
+fn train(network: &mut Network, samples: &Samples, options: &Options, state: &mut State) {
+    adamw::train(network, samples, options, state, &mut |_, _, _| {});
+}
+
 #[test]
 fn updates_follow_the_definition() {
     let (mut network, samples) = additive(2);
@@ -133,13 +139,7 @@ fn updates_follow_the_definition() {
 
     let mut state = State::default();
     let before = network.to_vector();
-    adamw::train(
-        &mut network,
-        &samples,
-        &options,
-        &mut state,
-        &mut |_, _, _| {},
-    );
+    train(&mut network, &samples, &options, &mut state);
     assert_eq!((state.epoch, state.steps), (6, 6));
     assert_eq!(network.edges(), 5, "a pruned edge stays pruned");
     let mut moved = 0;
@@ -173,16 +173,6 @@ fn sides(rows: usize) -> Samples {
     }
 }
 
-fn start(width: &[usize], seed: u64) -> Network {
-    let grids = vec![Grid::uniform(3, -1.0, 1.0, 5); width[0]];
-    Network::random(
-        width,
-        &grids,
-        Base::Silu,
-        &mut Pcg64Mcg::seed_from_u64(seed),
-    )
-}
-
 #[test]
 fn a_run_that_stops_and_goes_on_ends_as_one_that_does_not() {
     let samples = sides(500);
@@ -190,9 +180,9 @@ fn a_run_that_stops_and_goes_on_ends_as_one_that_does_not() {
         rate: 5e-3,
         ..Options::over(6, 4)
     };
-    let mut whole = start(&[2, 6, 3], 5);
+    let mut whole = start(5, &[2, 6, 3], 3, 5, Base::Silu);
     let mut checkpoints = Vec::new();
-    let first = start(&[2, 6, 3], 5);
+    let first = start(5, &[2, 6, 3], 3, 5, Base::Silu);
     let mut watch = |network: &Network, state: &State, _: f64| {
         checkpoints.push(serde_json::to_string(&(network, state)).unwrap());
     };
@@ -205,13 +195,7 @@ fn a_run_that_stops_and_goes_on_ends_as_one_that_does_not() {
     );
     for text in &checkpoints {
         let (mut network, mut state): (Network, State) = serde_json::from_str(text).unwrap();
-        adamw::train(
-            &mut network,
-            &samples,
-            &options,
-            &mut state,
-            &mut |_, _, _| {},
-        );
+        train(&mut network, &samples, &options, &mut state);
         assert_eq!(network, whole);
         assert_eq!(state, end);
     }
@@ -239,17 +223,11 @@ fn the_number_of_threads_changes_nothing() {
             .num_threads(threads)
             .build()
             .unwrap();
-        let mut network = start(&[40, 64, 2], 7);
+        let mut network = start(7, &[40, 64, 2], 3, 5, Base::Silu);
         let mut state = State::default();
         pool.install(|| {
             let options = Options::over(2, 0);
-            adamw::train(
-                &mut network,
-                &samples,
-                &options,
-                &mut state,
-                &mut |_, _, _| {},
-            );
+            train(&mut network, &samples, &options, &mut state);
         });
         (network, state)
     };
@@ -261,7 +239,7 @@ fn the_number_of_threads_changes_nothing() {
 fn hidden_grids_fit_their_values_and_moving_them_keeps_the_function() {
     // Hidden grids a hundred times too wide: an epoch at rate zero moves them.
     let samples = sides(400);
-    let mut wide = start(&[2, 5, 3], 8);
+    let mut wide = start(8, &[2, 5, 3], 3, 5, Base::Silu);
     for i in 0..5 {
         let grid = Grid::uniform(3, -100.0, 100.0, 400);
         kan_train_host::grid::regrid(&mut wide.layers[1], Base::Silu, i, grid);
@@ -271,13 +249,7 @@ fn hidden_grids_fit_their_values_and_moving_them_keeps_the_function() {
         rate: 0.0,
         ..Options::over(1, 0)
     };
-    adamw::train(
-        &mut followed,
-        &samples,
-        &options,
-        &mut State::default(),
-        &mut |_, _, _| {},
-    );
+    train(&mut followed, &samples, &options, &mut State::default());
     for (grid, wide) in followed.layers[1].grids.iter().zip(&wide.layers[1].grids) {
         assert!(grid.hi() - grid.lo() < 0.1 * (wide.hi() - wide.lo()));
         assert_eq!(grid.intervals(), wide.intervals());
