@@ -3,13 +3,13 @@
 //! Serial line: the USB port. I²C: edge connector 19 (SCL) and 20 (SDA), which the board's own sensors
 //! share. Heater and alarm: rings 0 and 1. Counter: TIMER0 at the core's clock.
 
-use core::{convert::Infallible, fmt};
+use core::convert::Infallible;
 use embedded_hal::{digital::OutputPin, digital::PinState, pwm};
-use embedded_io::{Read, Write, WriteReady};
+use embedded_io::WriteReady;
 use nrf51_hal::{Twi, clocks::Clocks, gpio, gpio::p0, pac, timer::Timer, twi, uart, uart::Uart};
 
 pub struct Board {
-    pub serial: Serial,
+    pub serial: Uart<pac::UART0>,
     pub counter: Counter,
     pub i2c: Twi<pac::TWI1>,
     pub heater: OnOff,
@@ -38,7 +38,7 @@ impl Board {
             sda: pins.p0_30.into_floating_input().degrade(),
         };
         Some(Self {
-            serial: Serial::new(peripherals.UART0, uart_pins),
+            serial: uart(peripherals.UART0, uart_pins),
             counter: Counter::new(peripherals.TIMER0),
             i2c: Twi::new(peripherals.TWI1, twi_pins, twi::Frequency::K100),
             heater: OnOff(pins.p0_03.into_push_pull_output(gpio::Level::Low)),
@@ -49,39 +49,16 @@ impl Board {
 }
 
 /// The UART at 115 200 baud.
-pub struct Serial(Uart<pac::UART0>);
-
-impl Serial {
-    fn new(peripheral: pac::UART0, pins: uart::Pins) -> Self {
-        let baud = uart::Baudrate::BAUD115200;
-        let mut uart = Uart::new(peripheral, pins, uart::Parity::EXCLUDED, baud);
-        // The HAL sends a byte before it starts the UART, and later waits for it to have been sent. QEMU
-        // drops it, so another one is sent here.
-        if uart.write_ready() == Ok(false) {
-            // SAFETY: the register is only written by the UART's owner, who is here.
-            unsafe { (*pac::UART0::ptr()).txd.write(|w| w.bits(0)) };
-        }
-        Self(uart)
+fn uart(peripheral: pac::UART0, pins: uart::Pins) -> Uart<pac::UART0> {
+    let baud = uart::Baudrate::BAUD115200;
+    let mut uart = Uart::new(peripheral, pins, uart::Parity::EXCLUDED, baud);
+    // The HAL sends a byte before it starts the UART, and later waits for it to have been sent. QEMU
+    // drops it, so another one is sent here.
+    if uart.write_ready() == Ok(false) {
+        // SAFETY: the register is only written by the UART's owner, who is here.
+        unsafe { (*pac::UART0::ptr()).txd.write(|w| w.bits(0)) };
     }
-
-    /// Waits for a byte.
-    pub fn read(&mut self) -> u8 {
-        let mut byte = [0];
-        let Ok(_) = self.0.read(&mut byte);
-        byte[0]
-    }
-
-    /// Sends bytes, waiting for room.
-    pub fn write(&mut self, bytes: &[u8]) {
-        let Ok(()) = self.0.write_all(bytes);
-    }
-}
-
-impl fmt::Write for Serial {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
-        Ok(())
-    }
+    uart
 }
 
 /// TIMER0 with 32 bits at 16 MHz.

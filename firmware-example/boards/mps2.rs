@@ -3,8 +3,14 @@
 //!
 //! Serial line: UART0. Counter: SysTick, which counts instructions under `-icount`.
 
-use core::{fmt, ptr};
-use cortex_m::peripheral::{Peripherals, SYST, syst::SystClkSource};
+use core::{convert::Infallible, ptr};
+use cortex_m::peripheral::Peripherals;
+use embedded_io::{ErrorType, Read, Write};
+
+#[path = "systick.rs"]
+mod systick;
+
+pub type Counter = systick::Counter<25_000_000>;
 
 unsafe extern "C" {
     /// The first register of UART0: by `memory.x`, as the images differ.
@@ -12,7 +18,7 @@ unsafe extern "C" {
 }
 
 pub struct Board {
-    pub serial: Serial,
+    pub serial: Uart,
     pub counter: Counter,
 }
 
@@ -21,16 +27,16 @@ impl Board {
     pub fn take() -> Option<Self> {
         let counter = Counter::new(Peripherals::take()?.SYST);
         Some(Self {
-            serial: Serial::new(),
+            serial: Uart::new(),
             counter,
         })
     }
 }
 
 /// UART0, polled.
-pub struct Serial(());
+pub struct Uart(());
 
-impl Serial {
+impl Uart {
     const DATA: usize = 0;
     const STATE: usize = 1;
     const CONTROL: usize = 2;
@@ -40,10 +46,10 @@ impl Serial {
     const ENABLE_BOTH: u32 = 3;
 
     fn new() -> Self {
-        let mut serial = Self(());
-        serial.set(Self::BAUD_DIVIDER, 25_000_000 / 115_200);
-        serial.set(Self::CONTROL, Self::ENABLE_BOTH);
-        serial
+        let mut uart = Self(());
+        uart.set(Self::BAUD_DIVIDER, 25_000_000 / 115_200);
+        uart.set(Self::CONTROL, Self::ENABLE_BOTH);
+        uart
     }
 
     fn get(&self, register: usize) -> u32 {
@@ -55,52 +61,35 @@ impl Serial {
         // SAFETY: as above.
         unsafe { ptr::write_volatile((&raw mut __uart0).cast::<u32>().add(register), value) }
     }
+}
 
-    /// Waits for a byte.
-    pub fn read(&mut self) -> u8 {
+impl ErrorType for Uart {
+    type Error = Infallible;
+}
+
+impl Read for Uart {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
+        let Some(byte) = buffer.first_mut() else {
+            return Ok(0);
+        };
         while self.get(Self::STATE) & Self::RX_FULL == 0 {}
-        self.get(Self::DATA) as u8
-    }
-
-    /// Sends bytes, waiting for room.
-    pub fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            while self.get(Self::STATE) & Self::TX_FULL != 0 {}
-            self.set(Self::DATA, byte.into());
-        }
+        *byte = self.get(Self::DATA) as u8;
+        Ok(1)
     }
 }
 
-impl fmt::Write for Serial {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
+impl Write for Uart {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        let Some(&byte) = bytes.first() else {
+            return Ok(0);
+        };
+        while self.get(Self::STATE) & Self::TX_FULL != 0 {}
+        self.set(Self::DATA, byte.into());
+        Ok(1)
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        while self.get(Self::STATE) & Self::TX_FULL != 0 {}
         Ok(())
-    }
-}
-
-/// SysTick at the core's clock.
-pub struct Counter(SYST);
-
-impl Counter {
-    pub const TICKS_PER_SECOND: u32 = 25_000_000;
-
-    fn new(mut systick: SYST) -> Self {
-        systick.set_clock_source(SystClkSource::Core);
-        systick.set_reload(0x00FF_FFFF);
-        systick.enable_counter();
-        Self(systick)
-    }
-
-    /// Begins at 0.
-    pub fn start(&mut self) {
-        self.0.clear_current();
-        // A cleared counter reads 0 until its next tick reloads it.
-        while SYST::get_current() == 0 {}
-    }
-
-    /// Ticks since [`start`](Self::start), if they fit 24 bits.
-    pub fn ticks(&mut self) -> Option<u32> {
-        let current = SYST::get_current();
-        (!self.0.has_wrapped()).then_some(0x00FF_FFFF - current)
     }
 }

@@ -5,14 +5,20 @@
 //! PA8. Alarm: PC13. Counter: SysTick. The core runs from its 16 MHz oscillator, which both boards
 //! have and QEMU does not wait for.
 
-use core::fmt;
-use cortex_m::peripheral::{SYST, syst::SystClkSource};
+use core::convert::Infallible;
+use embedded_io::{ErrorType, Read, Write};
 use stm32f4xx_hal::{
-    gpio, i2c::I2c, pac, pac::Peripherals, prelude::*, rcc, serial, timer, timer::PwmChannel,
+    gpio, i2c::I2c, pac, pac::Peripherals, prelude::*, rcc, serial, serial::Serial, timer,
+    timer::PwmChannel,
 };
 
+#[path = "systick.rs"]
+mod systick;
+
+pub type Counter = systick::Counter<16_000_000>;
+
 pub struct Board {
-    pub serial: Serial,
+    pub serial: Usart,
     pub counter: Counter,
     pub i2c: I2c<pac::I2C1>,
     pub heater: PwmChannel<pac::TIM1, 0>,
@@ -39,7 +45,7 @@ impl Board {
         let mut heater = channel.with(a.pa8);
         heater.enable();
         Some(Self {
-            serial: Serial(serial),
+            serial: Usart(serial),
             counter: Counter::new(core.SYST),
             i2c,
             heater,
@@ -49,57 +55,39 @@ impl Board {
     }
 }
 
-/// USART2 at 115 200 baud.
-pub struct Serial(serial::Serial<pac::USART2>);
+/// USART2 at 115 200 baud, with the traits of embedded-io 0.7, of which the HAL has an older version.
+pub struct Usart(Serial<pac::USART2>);
 
-impl Serial {
-    /// Waits for a byte; one that arrived damaged is skipped.
-    pub fn read(&mut self) -> u8 {
+impl ErrorType for Usart {
+    type Error = Infallible;
+}
+
+impl Read for Usart {
+    /// A byte that arrived damaged is skipped.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
+        let Some(byte) = buffer.first_mut() else {
+            return Ok(0);
+        };
         loop {
-            if let Ok(byte) = self.0.read() {
-                return byte;
+            if let Ok(received) = self.0.read() {
+                *byte = received;
+                return Ok(1);
             }
         }
     }
-
-    /// Sends bytes, waiting for room.
-    pub fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            while self.0.write(byte).is_err() {}
-        }
-    }
 }
 
-impl fmt::Write for Serial {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
+impl Write for Usart {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        let Some(&byte) = bytes.first() else {
+            return Ok(0);
+        };
+        while self.0.write(byte).is_err() {}
+        Ok(1)
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        while self.0.flush().is_err() {}
         Ok(())
-    }
-}
-
-/// SysTick at the core's clock.
-pub struct Counter(SYST);
-
-impl Counter {
-    pub const TICKS_PER_SECOND: u32 = 16_000_000;
-
-    fn new(mut systick: SYST) -> Self {
-        systick.set_clock_source(SystClkSource::Core);
-        systick.set_reload(0x00FF_FFFF);
-        systick.enable_counter();
-        Self(systick)
-    }
-
-    /// Begins at 0.
-    pub fn start(&mut self) {
-        self.0.clear_current();
-        // A cleared counter reads 0 until its next tick reloads it.
-        while SYST::get_current() == 0 {}
-    }
-
-    /// Ticks since [`start`](Self::start), if they fit 24 bits.
-    pub fn ticks(&mut self) -> Option<u32> {
-        let current = SYST::get_current();
-        (!self.0.has_wrapped()).then_some(0x00FF_FFFF - current)
     }
 }

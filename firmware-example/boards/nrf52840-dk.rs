@@ -3,12 +3,17 @@
 //! Serial line: the USB port of the on-board debugger. I²C: P0.27 (SCL) and P0.26 (SDA), as on the
 //! Arduino connector. Heater: P0.03. Alarm: P0.04. Counter: DWT.
 
-use core::fmt;
-use cortex_m::peripheral::{DCB, DWT};
+use core::convert::Infallible;
+use embedded_io::{ErrorType, Read, Write};
 use nrf52840_hal::{
     Twim, clocks::Clocks, gpio, gpio::p0, pac, pwm, pwm::Pwm, pwm::PwmChannel, timer::Timer, twim,
     uarte, uarte::Uarte,
 };
+
+#[path = "dwt.rs"]
+mod dwt;
+
+pub type Counter = dwt::Counter<64_000_000>;
 
 pub struct Board {
     pub serial: Serial,
@@ -62,59 +67,41 @@ impl Board {
     }
 }
 
-/// UARTE0 at 115 200 baud.
+/// UARTE0 at 115 200 baud. The HAL implements embedded-io only for halves with buffers of their own.
 pub struct Serial(Uarte<pac::UARTE0>);
 
-impl Serial {
-    /// Waits for a byte; one that arrived damaged is skipped.
-    pub fn read(&mut self) -> u8 {
-        let mut byte = [0];
-        while self.0.read(&mut byte).is_err() {}
-        byte[0]
-    }
+impl ErrorType for Serial {
+    type Error = Infallible;
+}
 
-    /// Sends bytes, waiting for room.
-    pub fn write(&mut self, bytes: &[u8]) {
+impl Read for Serial {
+    /// A byte that arrived damaged is skipped.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
+        let Some(byte) = buffer.first_chunk_mut::<1>() else {
+            return Ok(0);
+        };
+        while self.0.read(byte).is_err() {}
+        Ok(1)
+    }
+}
+
+impl Write for Serial {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
         // The peripheral reads RAM only, and the bytes may be in flash.
-        for chunk in bytes.chunks(64) {
-            let mut buffer = [0; 64];
-            for (to, from) in buffer.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            if let Some(filled) = buffer.get(..chunk.len()) {
-                // It fails only for buffers in flash.
-                let _ = self.0.write(filled);
-            }
+        let mut buffer = [0; 64];
+        let mut count = 0;
+        for (to, from) in buffer.iter_mut().zip(bytes) {
+            *to = *from;
+            count += 1;
         }
+        if let Some(filled) = buffer.get(..count) {
+            // It fails only for buffers in flash.
+            let _ = self.0.write(filled);
+        }
+        Ok(count)
     }
-}
 
-impl fmt::Write for Serial {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
+    fn flush(&mut self) -> Result<(), Infallible> {
         Ok(())
-    }
-}
-
-/// The core's cycle counter, of the unit DWT.
-pub struct Counter(DWT, u32);
-
-impl Counter {
-    pub const TICKS_PER_SECOND: u32 = 64_000_000;
-
-    fn new(mut debug: DCB, mut counter: DWT) -> Self {
-        debug.enable_trace();
-        counter.enable_cycle_counter();
-        Self(counter, 0)
-    }
-
-    /// Begins at 0.
-    pub fn start(&mut self) {
-        self.1 = DWT::cycle_count();
-    }
-
-    /// Ticks since [`start`](Self::start): 2^32 fit.
-    pub fn ticks(&mut self) -> Option<u32> {
-        Some(DWT::cycle_count().wrapping_sub(self.1))
     }
 }

@@ -3,8 +3,6 @@
 //! Serial line: UART0, sending on GP0 and receiving on GP1, as a debug probe is wired. I²C: GP4 (SDA)
 //! and GP5 (SCL). Heater: GP16. Alarm: GP17. Counter: SysTick.
 
-use core::fmt;
-use cortex_m::peripheral::{SYST, syst::SystClkSource};
 use rp2040_hal::{
     Clock, I2C, Sio, Timer, Watchdog, clocks,
     fugit::RateExtU32,
@@ -13,6 +11,11 @@ use rp2040_hal::{
     pac, pwm,
     uart::{DataBits, Enabled, StopBits, UartConfig, UartPeripheral},
 };
+
+#[path = "systick.rs"]
+mod systick;
+
+pub type Counter = systick::Counter<125_000_000>;
 
 /// The second stage of the boot loader, which the first finds at the start of the flash.
 #[unsafe(link_section = ".boot2")]
@@ -30,7 +33,7 @@ type UartPins = (
 type I2cPin<I> = gpio::Pin<I, gpio::FunctionI2C, gpio::PullUp>;
 
 pub struct Board {
-    pub serial: Serial,
+    pub serial: UartPeripheral<Enabled, pac::UART0, UartPins>,
     pub counter: Counter,
     pub i2c: I2C<pac::I2C0, (I2cPin<gpio::bank0::Gpio4>, I2cPin<gpio::bank0::Gpio5>)>,
     pub heater: pwm::Channel<pwm::Slice<pwm::Pwm0, pwm::FreeRunning>, pwm::A>,
@@ -76,63 +79,12 @@ impl Board {
         let mut heater = slice.channel_a;
         heater.output_to(pins.gpio16);
         Some(Self {
-            serial: Serial(uart),
+            serial: uart,
             counter: Counter::new(core.SYST),
             i2c,
             heater,
             alarm: pins.gpio17.reconfigure(),
             delay: Timer::new(peripherals.TIMER, resets, &clocks),
         })
-    }
-}
-
-/// UART0 at 115 200 baud.
-pub struct Serial(UartPeripheral<Enabled, pac::UART0, UartPins>);
-
-impl Serial {
-    /// Waits for a byte; one that arrived damaged is skipped.
-    pub fn read(&mut self) -> u8 {
-        let mut byte = [0];
-        while self.0.read_full_blocking(&mut byte).is_err() {}
-        byte[0]
-    }
-
-    /// Sends bytes, waiting for room.
-    pub fn write(&mut self, bytes: &[u8]) {
-        self.0.write_full_blocking(bytes);
-    }
-}
-
-impl fmt::Write for Serial {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
-        Ok(())
-    }
-}
-
-/// SysTick at the core's clock.
-pub struct Counter(SYST);
-
-impl Counter {
-    pub const TICKS_PER_SECOND: u32 = 125_000_000;
-
-    fn new(mut systick: SYST) -> Self {
-        systick.set_clock_source(SystClkSource::Core);
-        systick.set_reload(0x00FF_FFFF);
-        systick.enable_counter();
-        Self(systick)
-    }
-
-    /// Begins at 0.
-    pub fn start(&mut self) {
-        self.0.clear_current();
-        // A cleared counter reads 0 until its next tick reloads it.
-        while SYST::get_current() == 0 {}
-    }
-
-    /// Ticks since [`start`](Self::start), if they fit 24 bits.
-    pub fn ticks(&mut self) -> Option<u32> {
-        let current = SYST::get_current();
-        (!self.0.has_wrapped()).then_some(0x00FF_FFFF - current)
     }
 }

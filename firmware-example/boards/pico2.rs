@@ -3,8 +3,6 @@
 //! Serial line: UART0, sending on GP0 and receiving on GP1, as a debug probe is wired. I²C: GP4 (SDA)
 //! and GP5 (SCL). Heater: GP16. Alarm: GP17. Counter: DWT.
 
-use core::fmt;
-use cortex_m::peripheral::{DCB, DWT};
 use rp235x_hal::{
     Clock, I2C, Sio, Timer, Watchdog,
     block::ImageDef,
@@ -16,6 +14,11 @@ use rp235x_hal::{
     timer::CopyableTimer0,
     uart::{DataBits, Enabled, StopBits, UartConfig, UartPeripheral},
 };
+
+#[path = "dwt.rs"]
+mod dwt;
+
+pub type Counter = dwt::Counter<150_000_000>;
 
 /// What the boot loader looks for at the start of the flash.
 #[unsafe(link_section = ".start_block")]
@@ -33,7 +36,7 @@ type UartPins = (
 type I2cPin<I> = gpio::Pin<I, gpio::FunctionI2C, gpio::PullUp>;
 
 pub struct Board {
-    pub serial: Serial,
+    pub serial: UartPeripheral<Enabled, pac::UART0, UartPins>,
     pub counter: Counter,
     pub i2c: I2C<pac::I2C0, (I2cPin<gpio::bank0::Gpio4>, I2cPin<gpio::bank0::Gpio5>)>,
     pub heater: pwm::Channel<pwm::Slice<pwm::Pwm0, pwm::FreeRunning>, pwm::A>,
@@ -79,59 +82,12 @@ impl Board {
         let mut heater = slice.channel_a;
         heater.output_to(pins.gpio16);
         Some(Self {
-            serial: Serial(uart),
+            serial: uart,
             counter: Counter::new(core.DCB, core.DWT),
             i2c,
             heater,
             alarm: pins.gpio17.reconfigure(),
             delay: Timer::new_timer0(peripherals.TIMER0, resets, &clocks),
         })
-    }
-}
-
-/// UART0 at 115 200 baud.
-pub struct Serial(UartPeripheral<Enabled, pac::UART0, UartPins>);
-
-impl Serial {
-    /// Waits for a byte; one that arrived damaged is skipped.
-    pub fn read(&mut self) -> u8 {
-        let mut byte = [0];
-        while self.0.read_full_blocking(&mut byte).is_err() {}
-        byte[0]
-    }
-
-    /// Sends bytes, waiting for room.
-    pub fn write(&mut self, bytes: &[u8]) {
-        self.0.write_full_blocking(bytes);
-    }
-}
-
-impl fmt::Write for Serial {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes());
-        Ok(())
-    }
-}
-
-/// The core's cycle counter, of the unit DWT.
-pub struct Counter(DWT, u32);
-
-impl Counter {
-    pub const TICKS_PER_SECOND: u32 = 150_000_000;
-
-    fn new(mut debug: DCB, mut counter: DWT) -> Self {
-        debug.enable_trace();
-        counter.enable_cycle_counter();
-        Self(counter, 0)
-    }
-
-    /// Begins at 0.
-    pub fn start(&mut self) {
-        self.1 = DWT::cycle_count();
-    }
-
-    /// Ticks since [`start`](Self::start): 2^32 fit.
-    pub fn ticks(&mut self) -> Option<u32> {
-        Some(DWT::cycle_count().wrapping_sub(self.1))
     }
 }

@@ -16,12 +16,12 @@ mod region;
 
 #[cfg(target_os = "none")]
 mod device {
-    use core::fmt::Write;
     use core::hint::black_box;
     use core::panic::PanicInfo;
     use core::sync::atomic::{Ordering, compiler_fence};
 
     use cortex_m_rt::{ExceptionFrame, entry, exception};
+    use embedded_io::Write;
     use firmware_example::stimulus::{Digest, ROWS, Stimulus};
     use kan_core::{LoadError, Model, blob_len, kinds};
 

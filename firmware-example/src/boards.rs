@@ -18,10 +18,12 @@ pub struct Board {
     pub chip: Option<&'static str>,
     /// The family in the blocks of a UF2 file, if its boot loader takes such files.
     pub uf2_family: Option<u32>,
-    /// The crates that its file uses, besides `cortex-m`.
+    /// The crates that its file uses, besides `cortex-m` and `embedded-io`.
     pub crates: &'static [&'static str],
     /// Its file.
     pub source: &'static str,
+    /// The modules of its file in files beside it: their names and texts.
+    pub modules: &'static [(&'static str, &'static str)],
     /// Its linker script.
     pub memory: &'static str,
 }
@@ -35,6 +37,10 @@ pub struct Region {
     pub bytes: u32,
 }
 
+/// Modules that several boards have.
+const SYSTICK: (&str, &str) = ("systick.rs", include_str!("../boards/systick.rs"));
+const DWT: (&str, &str) = ("dwt.rs", include_str!("../boards/dwt.rs"));
+
 const MPS2: Board = Board {
     name: "mps2-an386",
     feature: "mps2",
@@ -45,6 +51,7 @@ const MPS2: Board = Board {
     uf2_family: None,
     crates: &[],
     source: include_str!("../boards/mps2.rs"),
+    modules: &[SYSTICK],
     memory: include_str!("../boards/mps2.x"),
 };
 
@@ -81,8 +88,9 @@ pub const BOARDS: [Board; 9] = [
         machine: Some("microbit"),
         chip: Some("nRF51822_xxAA"),
         uf2_family: None,
-        crates: &["embedded-hal", "embedded-io", "nrf51-hal"],
+        crates: &["embedded-hal", "nrf51-hal"],
         source: include_str!("../boards/microbit.rs"),
+        modules: &[],
         memory: include_str!("../boards/microbit.x"),
     },
     Board {
@@ -95,6 +103,7 @@ pub const BOARDS: [Board; 9] = [
         uf2_family: None,
         crates: &["stm32f4xx-hal"],
         source: include_str!("../boards/netduinoplus2.rs"),
+        modules: &[SYSTICK],
         memory: include_str!("../boards/netduinoplus2.x"),
     },
     Board {
@@ -107,6 +116,7 @@ pub const BOARDS: [Board; 9] = [
         uf2_family: None,
         crates: &["nrf52840-hal"],
         source: include_str!("../boards/nrf52840-dk.rs"),
+        modules: &[DWT],
         memory: include_str!("../boards/nrf52840-dk.x"),
     },
     Board {
@@ -119,6 +129,7 @@ pub const BOARDS: [Board; 9] = [
         uf2_family: Some(0xE48B_FF56),
         crates: &["rp2040-boot2", "rp2040-hal"],
         source: include_str!("../boards/pico.rs"),
+        modules: &[SYSTICK],
         memory: include_str!("../boards/pico.x"),
     },
     Board {
@@ -131,6 +142,7 @@ pub const BOARDS: [Board; 9] = [
         uf2_family: Some(0xE48B_FF59),
         crates: &["rp235x-hal"],
         source: include_str!("../boards/pico2.rs"),
+        modules: &[DWT],
         memory: include_str!("../boards/pico2.x"),
     },
 ];

@@ -14,9 +14,9 @@
 //! The line runs at [`BAUD`], with 8 data bits, no parity and one stop bit, without flow control: the
 //! host waits for the answer before it sends the next frame.
 
-use cobs::{decode_in_place, max_encoding_length};
+use cobs::{DecodeResult, DecoderState, EncoderState, PushResult, max_encoding_length};
 use crc::{CRC_32_ISO_HDLC, Crc};
-use postcard::ser_flavors::{Cobs, Slice, crc::CrcModifier};
+use postcard::ser_flavors::{Flavor, crc::CrcModifier};
 use serde::{Deserialize, Serialize};
 
 /// Version of the protocol; both sides must have the same.
@@ -173,16 +173,85 @@ pub struct Shape {
 pub fn encode<'b>(message: &impl Serialize, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     let (first, rest) = buffer.split_first_mut()?;
     *first = 0;
-    let cobs = Cobs::try_new(Slice::new(rest)).ok()?;
-    let framed = CrcModifier::new(cobs, CRC.digest());
-    let len = postcard::serialize_with_flavor(message, framed).ok()?.len();
+    let framed = CrcModifier::new(Stuffing::new(rest)?, CRC.digest());
+    let len = postcard::serialize_with_flavor(message, framed).ok()?;
     let whole = len.checked_add(1)?;
     buffer.get(..whole).filter(|_| len <= FRAME_BYTES + 1)
 }
 
+/// COBS over the bytes that postcard writes, and its closing zero. (Those of `cobs` and postcard index
+/// their buffers, which the compiler must take for possible panics.) Gives the number of bytes.
+struct Stuffing<'b> {
+    buffer: &'b mut [u8],
+    len: usize,
+    state: EncoderState,
+}
+
+impl<'b> Stuffing<'b> {
+    /// With room for the first code.
+    fn new(buffer: &'b mut [u8]) -> Option<Self> {
+        let state = EncoderState::default();
+        (!buffer.is_empty()).then_some(Self {
+            buffer,
+            len: 1,
+            state,
+        })
+    }
+
+    fn set(&mut self, at: usize, byte: u8) -> postcard::Result<()> {
+        let slot = self.buffer.get_mut(at);
+        *slot.ok_or(postcard::Error::SerializeBufferFull)? = byte;
+        Ok(())
+    }
+
+    fn put(&mut self, byte: u8) -> postcard::Result<()> {
+        self.set(self.len, byte)?;
+        self.len += 1;
+        Ok(())
+    }
+}
+
+impl Flavor for Stuffing<'_> {
+    type Output = usize;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        match self.state.push(byte) {
+            PushResult::AddSingle(byte) => return self.put(byte),
+            PushResult::ModifyFromStartAndSkip((at, code)) => self.set(at, code)?,
+            PushResult::ModifyFromStartAndPushAndSkip((at, code, byte)) => {
+                self.set(at, code)?;
+                self.put(byte)?;
+            }
+        }
+        // Room for the next code.
+        self.put(0)
+    }
+
+    fn finalize(mut self) -> postcard::Result<usize> {
+        let (at, code) = self.state.clone().finalize();
+        self.set(at, code)?;
+        self.put(0)?;
+        Ok(self.len)
+    }
+}
+
 /// The message in the bytes between two zeros, which are overwritten. `None` if they are damaged.
 pub fn decode<'b, T: Deserialize<'b>>(frame: &'b mut [u8]) -> Option<T> {
-    let len = decode_in_place(frame).ok()?;
+    // In place: never more bytes are written than have been read.
+    let (mut state, mut len) = (DecoderState::Idle, 0);
+    for at in 0..frame.len() {
+        match state.feed(*frame.get(at)?).ok()? {
+            DecodeResult::NoData => {}
+            DecodeResult::DataContinue(byte) => {
+                *frame.get_mut(len)? = byte;
+                len += 1;
+            }
+            DecodeResult::DataComplete => return None,
+        }
+    }
+    let DecodeResult::DataComplete = state.feed(0).ok()? else {
+        return None;
+    };
     let message = frame.get(..len)?;
     match postcard::take_from_bytes_crc32(message, CRC.digest()) {
         Ok((message, [])) => Some(message),

@@ -1,4 +1,5 @@
-//! The firmware's application with mocked peripherals, and the proof by linking that nothing of `kan-core` can panic.
+//! The firmware's application with mocked peripherals, and the proof by linking that nothing of `kan-core`
+//! can panic. (That nothing of the model server can, `board` shows.)
 
 use std::process::Command;
 

@@ -77,6 +77,9 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     for (path, text) in files {
         artifact::write_atomic(&folder.join(path), text.as_bytes())?;
     }
+    for (file, text) in args.board.modules {
+        artifact::write_atomic(&folder.join("src").join(file), text.as_bytes())?;
+    }
 
     let commands = [format!("cd {shown}"), "cargo run --release".to_owned()];
     console.say(format_args!("{shown}: firmware for {}", args.board.about));
@@ -110,7 +113,10 @@ fn manifest(name: &str, board: &Board, sources: &Path) -> Result<String, Failure
         "kan-core = {{ path = {} }}\n",
         toml::Value::from(sources.to_string_lossy().as_ref())
     );
-    for name in ["cortex-m", "cortex-m-rt"].iter().chain(board.crates) {
+    for name in ["cortex-m", "cortex-m-rt", "embedded-io"]
+        .iter()
+        .chain(board.crates)
+    {
         let version = known(name)
             .ok_or_else(|| Failure::new(format!("no version of {name} is known: a bug")))?;
         dependencies += &format!("{name} = {version}\n");
@@ -196,7 +202,6 @@ fn program(name: &str, board: &Board, evaluator: &Evaluator) -> String {
 #[allow(dead_code)] // it has more than is used here
 mod board;
 
-use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::slice;
 
@@ -204,6 +209,7 @@ use board::{{Board, Counter}};
 use cortex_m::asm;
 use cortex_m::peripheral::SCB;
 use cortex_m_rt::entry;
+use embedded_io::Write;
 use kan_core::{{LoadError, Model, ModelBytes, blob_len}};
 
 /// As `kan inspect` prints it.
