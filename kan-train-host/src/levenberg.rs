@@ -4,13 +4,19 @@
 //! is affordable, else by conjugate gradients on products with the matrix, which is then never
 //! formed. A step counts only if it lowers the objective; μ follows the ratio of actual to
 //! predicted decrease (Nielsen's rule).
+//!
+//! A squared error is quadratic in the parameters of the last layer. Each step is therefore judged
+//! after variable projection: the last layer first takes the parameters that are best for the values
+//! its nodes have after the step (Golub and Pereyra; with steps for all parameters, algorithm 2 of Ruhe
+//! and Wedin). The layers before it then move along the valley of those best parameters, which the
+//! steps alone follow slowly.
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Side};
 
 use crate::grid;
 use crate::network::Network;
-use crate::objective::{self, Samples, Tapes, dot};
+use crate::objective::{self, Samples, Tapes, Target, dot};
 use crate::penalty::{Penalty, PenaltyCurvature, PenaltyForm};
 
 /// How a run of steps goes.
@@ -111,6 +117,8 @@ struct Model<'a> {
     /// Gradient of loss and penalty.
     gradient: Vec<f64>,
     curvature: Curvature,
+    /// The penalty on the last layer, if that is projected.
+    last: Option<PenaltyForm>,
 }
 
 enum Curvature {
@@ -134,11 +142,13 @@ impl<'a> Model<'a> {
         for (g, q) in gradient.iter_mut().zip(form.gradient(start)) {
             *g += q;
         }
+        let projected = network.layers.len() > 1 && matches!(samples.target, Target::Values(_));
         Self {
             form,
             penalty,
             gradient,
             curvature,
+            last: projected.then(|| form.last_layer()),
         }
     }
 
@@ -157,8 +167,8 @@ impl<'a> Model<'a> {
             if let Some(step) = self.solve(network, samples, *damping) {
                 let moved: Vec<f64> = start.iter().zip(&step).map(|(c, d)| c + d).collect();
                 network.set_vector(&moved);
-                let loss = objective::loss(network, samples);
-                let after = loss + self.form.value(&moved);
+                let loss = self.project(network, samples, *damping);
+                let after = loss + self.form.value(&network.to_vector());
                 if after < before {
                     let predicted =
                         0.5 * (*damping * dot(&step, &step) - dot(&step, &self.gradient));
@@ -172,6 +182,37 @@ impl<'a> Model<'a> {
             growth *= 2.0;
         }
         None
+    }
+
+    /// Gives the last layer its best parameters for the values that its nodes have, as far as the
+    /// damping lets it: where only a few samples are, it must not follow what the layers before it
+    /// still have wrong. The loss after that.
+    fn project(&self, network: &mut Network, samples: &Samples, damping: f64) -> f64 {
+        let Some(form) = &self.last else {
+            return objective::loss(network, samples);
+        };
+        let layer = network.layers.pop().expect("a network has layers");
+        let nodes = Samples {
+            inputs: layer.inputs(),
+            outputs: samples.outputs,
+            x: network.eval_rows(&samples.x),
+            target: samples.target.clone(),
+        };
+        let mut last = Network {
+            base: network.base,
+            layers: vec![layer],
+        };
+        if is_factorable(&last, &nodes) {
+            let start = last.to_vector();
+            let model = Model::at(&last, &nodes, form, &start);
+            if let Some(step) = model.solve(&last, &nodes, damping) {
+                let best: Vec<f64> = start.iter().zip(&step).map(|(c, d)| c + d).collect();
+                last.set_vector(&best);
+            }
+        }
+        let loss = objective::loss(&last, &nodes);
+        network.layers.append(&mut last.layers);
+        loss
     }
 
     fn solve(&self, network: &Network, samples: &Samples, damping: f64) -> Option<Vec<f64>> {

@@ -32,6 +32,7 @@ pub struct Penalty {
 /// the quadratic E(φ − mean φ)²/(2a) that touches it, with the input samples of the edge and the
 /// entropy's slope as they are now. (Centred, because a constant can move between the edges of a
 /// node.) Repeated, this is iteratively reweighted least squares on (2.20).
+#[derive(Clone)]
 pub struct PenaltyForm {
     roughness: f64,
     edges: Vec<EdgeForm>,
@@ -40,6 +41,7 @@ pub struct PenaltyForm {
     groups: usize,
 }
 
+#[derive(Clone, Copy)]
 struct EdgeForm {
     /// First parameter.
     offset: usize,
@@ -53,6 +55,7 @@ struct EdgeForm {
     relative: bool,
 }
 
+#[derive(Clone)]
 struct NodeForm {
     size: usize,
     /// Bending, row-major `[size, size]`.
@@ -163,6 +166,20 @@ impl PenaltyForm {
     /// Adds to the strength of the roughness penalty.
     pub fn roughen(&mut self, more: f64) {
         self.roughness += more;
+    }
+
+    /// The part of the last layer, for a network that is nothing else.
+    pub fn last_layer(&self) -> Self {
+        let of_last = || self.edges.iter().filter(|edge| !edge.relative);
+        let first = of_last().map(|edge| edge.offset).min().unwrap_or(0);
+        let edges = of_last().map(|edge| EdgeForm {
+            offset: edge.offset - first,
+            ..*edge
+        });
+        Self {
+            edges: edges.collect(),
+            ..self.clone()
+        }
     }
 
     fn ratios(&self, c: &[f64]) -> Ratios {

@@ -8,6 +8,9 @@
 //! either tells what a network owes to chance, its start and its noise, and so what the mean of more
 //! would achieve: with v the variance and b all other error, one network has the loss b + v, the
 //! mean of M has b + v/M.
+//!
+//! Classifications with hidden layers are trained with AdamW, for more and more epochs: Gauss–Newton
+//! steps find minima of the log-loss that say less of other rows, and cost the square of the classes.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -17,12 +20,13 @@ use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use crate::adamw;
 use crate::grid;
 use crate::levenberg;
 use crate::network::Network;
 use crate::objective::{self, Samples, Target};
 use crate::penalty::Penalty;
-use crate::train::{Event, Frame, GRIDS, Recipe, STARTS, Settings};
+use crate::train::{Event, Frame, GRIDS, Method, Recipe, STARTS, Settings, WIDE_GRID};
 
 /// Below so many rows several parts of them are held out in turns: (rows, parts, turns).
 const TURNS: [(usize, usize, usize); 2] = [(800, 5, 5), (1500, 4, 2)];
@@ -56,6 +60,15 @@ const WEAK: [f64; 2] = [1e-7, 1e-8];
 /// cubic spline divides the loss of a smooth function by 256.
 const FALLING: f64 = 0.1;
 
+/// Hidden nodes of a classification.
+const HIDDEN_FOR_CLASSES: [usize; 4] = [8, 16, 32, 64];
+/// Steps of AdamW that its epochs should add up to; each time the better half goes on to more.
+const FIRST_ORDER_STEPS: [usize; 3] = [1000, 4000, 16_000];
+/// No more passes over the rows than this: few rows are learnt by heart long before.
+const MOST_EPOCHS: usize = 1000;
+/// Multiply-adds of such a training at most.
+const AFFORDABLE_EPOCHS: f64 = 1e10;
+
 /// A candidate and how it did on the held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tried {
@@ -79,6 +92,8 @@ pub struct Tried {
     pub standard_error: f64,
     /// The share of held-out rows that one member of a classification gets wrong.
     pub wrong: Option<f64>,
+    /// Passes over the rows, where it is trained with AdamW.
+    pub epochs: Option<usize>,
 }
 
 impl Tried {
@@ -122,24 +137,21 @@ pub fn choose(
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Choice {
     let classes = matches!(samples.target, Target::Classes(_));
-    let fixed_penalty = |roughness: f64| Penalty {
-        roughness,
-        slope: if classes { 1e-5 } else { 0.0 },
-        lamb: 0.0,
-    };
-    let supported = |grids: &[usize], width: &[usize]| -> Vec<usize> {
-        let finest = frame.finest(width);
-        let mut grids: Vec<usize> = grids.iter().map(|&g| g.min(finest)).collect();
-        grids.dedup();
-        grids
-    };
-    if let (Some(width), Some(grids)) = (&settings.width, &settings.grid) {
-        let penalty = fixed_penalty(settings.roughness.unwrap_or(0.0));
+    let first_order = classes && takes_first_order(settings);
+    if let (Some(width), Some(grids)) = (&settings.width, &settings.grid)
+        && (!first_order || settings.steps.is_some())
+    {
         let recipe = Recipe {
             width: width.clone(),
-            grids: supported(grids, width),
-            penalty,
+            grids: supported(frame, grids, width),
+            penalty: start_penalty(classes, settings.roughness.unwrap_or(0.0)),
             members: 1,
+            method: if first_order {
+                Method::AdamW
+            } else {
+                frame.method
+            },
+            steps: frame.steps,
         };
         return Choice {
             recipe,
@@ -148,121 +160,86 @@ pub fn choose(
         };
     }
     let folds = folds(samples, settings.seed);
-    let frame = &Frame {
-        steps: frame.steps.min(STEPS),
+    // On some of the rows, where second order is affordable.
+    let second_order = Frame {
+        method: Method::Lm,
+        steps: settings.steps.unwrap_or(Method::Lm.steps()).min(STEPS),
         starts: STARTS,
         ..frame.clone()
     };
-    let most = if settings.width.is_some() {
-        1
-    } else {
-        MOST_MEMBERS
-    };
     let trial = Trial {
-        frame,
+        frame: &second_order,
         folds: &folds,
-        most,
-    };
-    let grids = settings.grid.clone().unwrap_or_else(|| GRIDS.to_vec());
-    let quick = fixed_penalty(
-        settings
-            .roughness
-            .unwrap_or(if classes { 1e-2 } else { 1e-7 }),
-    );
-    let shapes = match &settings.width {
-        Some(width) => vec![width.clone()],
-        None => shapes(frame, samples),
-    };
-    let few = if shapes.len() > 1 { 1 } else { grids.len() };
-    let first: Vec<Task> = shapes
-        .into_iter()
-        .map(|width| Task {
-            width,
-            starts: Vec::new(),
-            grids: grids[..few].to_vec(),
-            penalties: vec![quick],
-        })
-        .collect();
-    let halves = first.len().div_ceil(2);
-    let penalties = penalties(classes, settings);
-    let of = first.len()
-        + halves
-        + 2 * if classes {
-            penalties.len()
+        most: if settings.width.is_some() {
+            1
         } else {
-            penalties.concat().len()
-        };
-    let mut candidates = trial.evaluate(&first, 0, of, watch);
-    sort(&mut candidates);
-    if !classes && few < grids.len() && candidates[0].tried.loss < NOISE {
-        let clean = Trial {
-            folds: &folds[..1],
-            most: 1,
-            ..trial
-        };
-        let raced = clean.race(&candidates, &grids, settings, &mut |done| {
-            watch(Event::Candidate {
-                done: first.len() + done,
-                of,
-            });
-        });
-        if raced[0].tried.loss < CLEAN {
-            let penalty = raced[0].tried.penalty();
-            return decide(raced, penalty, &folds, samples, supported);
+            MOST_MEMBERS
+        },
+    };
+    let shapes = match &settings.width {
+        Some(_) if first_order => Vec::new(),
+        Some(width) => vec![width.clone()],
+        None if first_order => additive_for_classes(&second_order, &folds[0].0),
+        None => shapes(&second_order, samples),
+    };
+    let mut candidates = if first_order {
+        trial.by_epochs(settings, watch)
+    } else {
+        Vec::new()
+    };
+    let mut penalty = Penalty::default();
+    if !shapes.is_empty() {
+        let (newton, its_penalty) = trial.by_penalties(shapes, settings, watch);
+        let best = &newton[0].tried;
+        // A hidden layer has to be better by more than chance.
+        let simple = candidates
+            .iter()
+            .all(|Candidate { tried, .. }| best.loss <= tried.loss + tried.standard_error);
+        if simple {
+            penalty = its_penalty;
+            candidates.splice(..0, newton);
+        } else {
+            candidates.extend(newton);
         }
     }
-    if few < grids.len() {
-        // The better half on a finer grid.
-        candidates.truncate(halves);
-        let finer: Vec<Task> = candidates
-            .iter()
-            .map(|candidate| Task {
-                width: candidate.tried.width.clone(),
-                starts: candidate.starts.clone(),
-                grids: grids[..few + 1].to_vec(),
-                penalties: vec![quick],
-            })
-            .collect();
-        candidates = trial.evaluate(&finer, first.len(), of, watch);
-        sort(&mut candidates);
-    }
+    decide(candidates, penalty, &folds, samples, frame)
+}
 
-    let second: Vec<Task> = candidates
-        .iter()
-        .take(2)
-        .flat_map(|Candidate { tried, starts, .. }| {
-            let up_to = grids.iter().position(|&g| g == tried.grid).unwrap_or(0);
-            let task = |grids: &[usize], penalties: Vec<Penalty>| Task {
-                width: tried.width.clone(),
-                starts: starts.clone(),
-                grids: grids.to_vec(),
-                penalties,
-            };
-            let tasks: Vec<Task> = if classes {
-                // Convex or nearly so: one penalty's network is a good start for the next.
-                let rows = penalties.iter();
-                rows.map(|row| task(&grids[..=up_to], row.clone()))
-                    .collect()
-            } else {
-                let all = penalties.iter().flatten();
-                all.map(|&penalty| task(&grids, vec![penalty])).collect()
-            };
-            tasks
-        })
-        .collect();
-    let done = first.len() + halves;
-    candidates.extend(trial.evaluate(&second, done, of, watch));
-    sort(&mut candidates);
-    if classes {
-        prefer_simple(&mut candidates);
-    }
+/// Whether AdamW competes for a classification: for hidden layers, unless the user asks for another
+/// optimiser or for penalties that it does not know.
+fn takes_first_order(settings: &Settings) -> bool {
+    let hidden = settings.width.as_ref().is_none_or(|width| width.len() > 2);
+    let penalised = settings.roughness.is_some() || settings.lamb.is_some_and(|lamb| lamb > 0.0);
+    hidden && !penalised && settings.optimizer.is_none()
+}
 
-    let penalty = if classes {
-        plateau(&candidates)
-    } else {
-        candidates[0].tried.penalty()
-    };
-    decide(candidates, penalty, &folds, samples, supported)
+/// The penalty of a network before any is chosen.
+fn start_penalty(classes: bool, roughness: f64) -> Penalty {
+    Penalty {
+        roughness,
+        slope: if classes { 1e-5 } else { 0.0 },
+        lamb: 0.0,
+    }
+}
+
+/// The grids that the inputs of a network of this shape have values for.
+fn supported(frame: &Frame, grids: &[usize], width: &[usize]) -> Vec<usize> {
+    let finest = frame.finest(width);
+    let mut grids: Vec<usize> = grids.iter().map(|&g| g.min(finest)).collect();
+    grids.dedup();
+    grids
+}
+
+/// The additive network, a convex problem, where its steps are quick.
+fn additive_for_classes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
+    let used = frame.constant.iter().filter(|constant| !**constant).count();
+    let edges = used * samples.outputs;
+    let cost = 0.5 * (samples.rows() * samples.outputs) as f64 * (5.0 * edges as f64).powi(2);
+    let quick = cost <= 10.0 * AFFORDABLE;
+    quick
+        .then(|| vec![samples.inputs, samples.outputs])
+        .into_iter()
+        .collect()
 }
 
 /// The final training that the first of the candidates asks for.
@@ -271,20 +248,22 @@ fn decide(
     penalty: Penalty,
     folds: &[(Samples, Samples)],
     samples: &Samples,
-    supported: impl Fn(&[usize], &[usize]) -> Vec<usize>,
+    frame: &Frame,
 ) -> Choice {
     let winner = &candidates[0].tried;
     // A mean loss over more rows bears less penalty: as much for each row as in the folds.
     let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
     let recipe = Recipe {
         width: winner.width.clone(),
-        grids: supported(&candidates[0].grids, &winner.width),
+        grids: supported(frame, &candidates[0].grids, &winner.width),
         penalty: Penalty {
             roughness: share * penalty.roughness,
             slope: share * penalty.slope,
             lamb: 0.0,
         },
         members: winner.members,
+        method: winner.epochs.map_or(frame.method, |_| Method::AdamW),
+        steps: winner.epochs.unwrap_or(frame.steps),
     };
     // The first counts most: it is the only one where there is one member.
     let mut starts: Vec<(f64, Network)> = std::mem::take(&mut candidates[0].starts)
@@ -305,7 +284,7 @@ fn decide(
 }
 
 /// Breiman's rule: of the candidates within one standard error of the best, the simplest comes
-/// first: the fewest parameters, then the smoothest edges. On few rows, log-losses that differ by
+/// first: the fewest parameters, then the fewest epochs or the smoothest edges. On few rows, log-losses that differ by
 /// less say nothing.
 fn prefer_simple(candidates: &mut [Candidate]) {
     let best = &candidates[0].tried;
@@ -317,7 +296,8 @@ fn prefer_simple(candidates: &mut [Candidate]) {
         .min_by(|(_, a), (_, b)| {
             let (a, b) = (&a.tried, &b.tried);
             let smoother = b.roughness.total_cmp(&a.roughness);
-            a.parameters.cmp(&b.parameters).then(smoother)
+            let sooner = a.epochs.cmp(&b.epochs);
+            a.parameters.cmp(&b.parameters).then(sooner).then(smoother)
         })
         .map_or(0, |(at, _)| at);
     candidates[..=simplest].rotate_right(1);
@@ -447,6 +427,177 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
+    /// Shapes by second order: each with a small penalty, then the best with weaker and stronger ones.
+    /// The candidates, best first, and the penalty for the first of them.
+    fn by_penalties(
+        &self,
+        shapes: Vec<Vec<usize>>,
+        settings: &Settings,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> (Vec<Candidate>, Penalty) {
+        let grids = settings.grid.clone().unwrap_or_else(|| GRIDS.to_vec());
+        let classes = matches!(self.folds[0].0.target, Target::Classes(_));
+        let roughness = if classes { 1e-2 } else { 1e-7 };
+        let quick = start_penalty(classes, settings.roughness.unwrap_or(roughness));
+        let few = if shapes.len() > 1 { 1 } else { grids.len() };
+        let first: Vec<Task> = shapes
+            .into_iter()
+            .map(|width| Task {
+                width,
+                starts: Vec::new(),
+                grids: grids[..few].to_vec(),
+                penalties: vec![quick],
+            })
+            .collect();
+        let halves = first.len().div_ceil(2);
+        let penalties = penalties(classes, settings);
+        let of = first.len()
+            + halves
+            + 2 * if classes {
+                penalties.len()
+            } else {
+                penalties.concat().len()
+            };
+        let mut candidates = self.evaluate(&first, 0, of, watch);
+        sort(&mut candidates);
+        if !classes && few < grids.len() && candidates[0].tried.loss < NOISE {
+            let clean = Trial {
+                folds: &self.folds[..1],
+                most: 1,
+                ..*self
+            };
+            let raced = clean.race(&candidates, &grids, settings, &mut |done| {
+                watch(Event::Candidate {
+                    done: first.len() + done,
+                    of,
+                });
+            });
+            if raced[0].tried.loss < CLEAN {
+                let penalty = raced[0].tried.penalty();
+                return (raced, penalty);
+            }
+        }
+        if few < grids.len() {
+            // The better half on a finer grid.
+            candidates.truncate(halves);
+            let finer: Vec<Task> = candidates
+                .iter()
+                .map(|candidate| Task {
+                    width: candidate.tried.width.clone(),
+                    starts: candidate.starts.clone(),
+                    grids: grids[..few + 1].to_vec(),
+                    penalties: vec![quick],
+                })
+                .collect();
+            candidates = self.evaluate(&finer, first.len(), of, watch);
+            sort(&mut candidates);
+        }
+
+        let second: Vec<Task> = candidates
+            .iter()
+            .take(2)
+            .flat_map(|Candidate { tried, starts, .. }| {
+                let up_to = grids.iter().position(|&g| g == tried.grid).unwrap_or(0);
+                let task = |grids: &[usize], penalties: Vec<Penalty>| Task {
+                    width: tried.width.clone(),
+                    starts: starts.clone(),
+                    grids: grids.to_vec(),
+                    penalties,
+                };
+                let tasks: Vec<Task> = if classes {
+                    // Convex or nearly so: one penalty's network is a good start for the next.
+                    let rows = penalties.iter();
+                    rows.map(|row| task(&grids[..=up_to], row.clone()))
+                        .collect()
+                } else {
+                    let all = penalties.iter().flatten();
+                    all.map(|&penalty| task(&grids, vec![penalty])).collect()
+                };
+                tasks
+            })
+            .collect();
+        let done = first.len() + halves;
+        candidates.extend(self.evaluate(&second, done, of, watch));
+        sort(&mut candidates);
+        if classes {
+            prefer_simple(&mut candidates);
+        }
+
+        let penalty = if classes {
+            plateau(&candidates)
+        } else {
+            candidates[0].tried.penalty()
+        };
+        (candidates, penalty)
+    }
+
+    /// Networks with a hidden layer, or of the width that is asked for, trained with AdamW; the better
+    /// half goes on to more epochs while that helps. Best first.
+    fn by_epochs(&self, settings: &Settings, watch: &mut dyn FnMut(Event<'_>)) -> Vec<Candidate> {
+        let train = &self.folds[0].0;
+        let mut shapes = match &settings.width {
+            Some(width) => vec![width.clone()],
+            None => HIDDEN_FOR_CLASSES
+                .map(|hidden| vec![train.inputs, hidden, train.outputs])
+                .to_vec(),
+        };
+        let grids = settings.grid.clone().unwrap_or_else(|| vec![WIDE_GRID]);
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for steps in FIRST_ORDER_STEPS {
+            let each = (steps * adamw::BATCH).div_ceil(train.rows());
+            let epochs = settings.steps.unwrap_or(each.min(MOST_EPOCHS));
+            shapes.retain(|width| {
+                let edges: usize = width.windows(2).map(|pair| pair[0] * pair[1]).sum();
+                let active = edges * (self.frame.inputs[0].degree() + 2);
+                let cost = 2.0 * (train.rows() * epochs) as f64 * active as f64;
+                cost <= AFFORDABLE_EPOCHS
+                    || candidates.is_empty() && width[1] <= HIDDEN_FOR_CLASSES[0]
+            });
+            let frame = Frame {
+                method: Method::AdamW,
+                steps: epochs,
+                ..self.frame.clone()
+            };
+            let trial = Trial {
+                frame: &frame,
+                ..*self
+            };
+            let tasks: Vec<Task> = shapes
+                .iter()
+                .map(|width| Task {
+                    width: width.clone(),
+                    starts: Vec::new(),
+                    grids: grids.clone(),
+                    penalties: vec![Penalty::default()],
+                })
+                .collect();
+            let done = candidates.len();
+            let mut longer = trial.evaluate(&tasks, done, done + tasks.len(), watch);
+            // The final training begins anew, with all rows from the first epoch on.
+            for candidate in &mut longer {
+                candidate.starts.clear();
+            }
+            sort(&mut longer);
+            shapes = longer
+                .iter()
+                .take(longer.len().div_ceil(2))
+                .map(|candidate| candidate.tried.width.clone())
+                .collect();
+            let before = candidates.first().map(|best| best.tried.loss);
+            candidates.extend(longer);
+            sort(&mut candidates);
+            let after = candidates.first().map(|best| best.tried.loss);
+            let gained = before
+                .zip(after)
+                .is_none_or(|(before, after)| after <= before * (1.0 - WORTHWHILE));
+            if !gained || epochs == MOST_EPOCHS || settings.steps.is_some() {
+                break;
+            }
+        }
+        prefer_simple(&mut candidates);
+        candidates
+    }
+
     /// Does all tasks; in parallel, with results in the order of the tasks.
     fn evaluate(
         &self,
@@ -494,6 +645,8 @@ impl Trial<'_> {
             grids: task.grids.clone(),
             penalty: task.penalties[0],
             members: 1,
+            method: self.frame.method,
+            steps: self.frame.steps,
         };
         // An additive network has one optimum, whatever its start.
         let pair = if task.width.len() == 2 { 1 } else { PAIR };
@@ -542,6 +695,7 @@ impl Trial<'_> {
                 .map(|fold| fold.wrong)
                 .sum::<Option<f64>>()
                 .map(|sum| sum / count),
+            epochs: (self.frame.method == Method::AdamW).then_some(self.frame.steps),
         };
         let noisy = one > NOISE && one > CHANCE * mean(&trained);
         let most = if noisy { self.most } else { 1 };
@@ -663,8 +817,9 @@ impl Trial<'_> {
         let mut best = self.measure(&mut networks, task.grids[0], penalty);
         let starts = networks.clone();
         for &intervals in &task.grids[1..] {
-            let cost = step_cost(&networks[0], &self.folds[0].0, intervals);
-            if best.loss < NEGLIGIBLE || cost > AFFORDABLE {
+            let slow = self.frame.method == Method::Lm
+                && step_cost(&networks[0], &self.folds[0].0, intervals) > AFFORDABLE;
+            if best.loss < NEGLIGIBLE || slow {
                 break;
             }
             let finer = self.measure(&mut networks, intervals, penalty);

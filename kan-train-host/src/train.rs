@@ -48,8 +48,10 @@ pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
 const MOST_ACTIVE: f64 = 5e7;
 /// Hidden nodes of a network for AdamW where the user does not say.
 const WIDE: usize = 64;
-/// Intervals of its grids.
-const WIDE_GRID: usize = 5;
+/// Intervals of the grids of a network for AdamW.
+pub(crate) const WIDE_GRID: usize = 5;
+/// The part of the epochs that AdamW goes on for after pruning: more would only repeat the rows.
+const AFTER_PRUNING: usize = 4;
 /// Edges times rows that statistics for pruning such a network are taken from.
 const MOST_STATISTICS: usize = 50_000_000;
 
@@ -239,6 +241,10 @@ pub struct Trained {
     pub width_before: Vec<usize>,
     /// The number of edges before pruning.
     pub edges_before: usize,
+    /// How it was trained.
+    pub method: Method,
+    /// Most steps, or epochs, for each grid.
+    pub steps: usize,
     /// Why it was trained by this method, where training decided.
     pub why: Option<String>,
 }
@@ -254,6 +260,10 @@ pub struct Recipe {
     pub penalty: Penalty,
     /// The network is the mean of so many, trained from different starts.
     pub members: usize,
+    /// How a stage is trained.
+    pub method: Method,
+    /// Most steps, or epochs, for each grid.
+    pub steps: usize,
 }
 
 /// What stays the same for all recipes.
@@ -282,6 +292,15 @@ impl Frame {
     pub fn finest(&self, width: &[usize]) -> usize {
         let inputs = self.limits.iter().copied().max();
         inputs.filter(|_| width.len() == 2).unwrap_or(usize::MAX)
+    }
+
+    /// The frame for what was chosen.
+    fn to_train(&self, recipe: &Recipe) -> Self {
+        Self {
+            method: recipe.method,
+            steps: recipe.steps,
+            ..self.clone()
+        }
     }
 
     /// A network at random on `intervals` intervals.
@@ -320,21 +339,24 @@ impl Frame {
     }
 
     /// The best of several random starts after their first steps on the first grid; `member` tells
-    /// the starts of one network from those of another.
+    /// the starts of one network from those of another. For AdamW a random start is enough.
     pub fn start(&self, samples: &Samples, recipe: &Recipe, member: usize) -> Network {
+        let first = recipe.grids[0];
+        let random = |start: usize| {
+            let start = (start + self.starts * member) as u64;
+            let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
+            self.random(samples, &recipe.width, first, seed)
+        };
+        if self.method == Method::AdamW {
+            return random(0);
+        }
         let starts = if recipe.width.len() > 2 {
             self.starts
         } else {
             1
         };
-        let first = recipe.grids[0];
-        let mut rivals: Vec<(f64, Network)> = (0..starts)
-            .map(|start| {
-                let start = (start + self.starts * member) as u64;
-                let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
-                (0.0, self.random(samples, &recipe.width, first, seed))
-            })
-            .collect();
+        let mut rivals: Vec<(f64, Network)> =
+            (0..starts).map(|start| (0.0, random(start))).collect();
         let enough = START_ROWS * rivals[0].1.parameters();
         let some = (starts > 1).then(|| samples.evenly(enough)).flatten();
         let samples = some.as_ref().unwrap_or(samples);
@@ -537,29 +559,25 @@ pub fn train(
         None => {
             let mut choice = match method {
                 Method::AdamW => wide(&frame, &samples, settings),
-                // On some of the rows, where second order is affordable.
-                _ => {
-                    let frame = Frame {
-                        method: Method::Lm,
-                        steps: settings.steps.unwrap_or(Method::Lm.steps()),
-                        ..frame.clone()
-                    };
-                    selection::choose(&frame, &samples, settings, &mut |event| {
-                        let _ = watch(event);
-                    })
-                }
+                _ => selection::choose(&frame, &samples, settings, &mut |event| {
+                    let _ = watch(event);
+                }),
             };
             // A checkpoint holds no other numbers.
             choice.tried.retain(|tried| tried.loss.is_finite());
             clock = Instant::now();
             Progress {
-                networks: frame.starts(&samples, &choice, settings),
+                networks: frame
+                    .to_train(&choice.recipe)
+                    .starts(&samples, &choice, settings),
                 recipe: choice.recipe,
                 tried: choice.tried,
                 stages: Vec::new(),
             }
         }
     };
+    let frame = frame.to_train(&progress.recipe);
+    let why = why.or_else(|| (frame.method != method).then(|| HIDDEN_CLASSES.into()));
     let mean = |networks: &[Network]| match networks {
         [network] => network.clone(),
         members => Network::mean(members),
@@ -619,6 +637,8 @@ pub fn train(
         members: recipe.members,
         edges_before: recipe.members * full_edges(&recipe.width, &frame.constant),
         width_before,
+        method: recipe.method,
+        steps: recipe.steps,
         why,
     })
 }
@@ -632,14 +652,19 @@ fn wide(frame: &Frame, samples: &Samples, settings: &Settings) -> Choice {
         grids: settings.grid.clone().unwrap_or_else(|| vec![WIDE_GRID]),
         penalty: Penalty::default(),
         members: 1,
+        method: frame.method,
+        steps: frame.steps,
     };
-    let start = frame.random(samples, &recipe.width, recipe.grids[0], frame.seed);
     Choice {
         recipe,
-        starts: vec![start],
+        starts: Vec::new(),
         tried: Vec::new(),
     }
 }
+
+/// Why AdamW, where the selection had it compete.
+const HIDDEN_CLASSES: &str =
+    "on held-out rows, hidden layers of this classification did best when trained with it";
 
 /// How to train a network on `data`, and, where the settings leave it open, why so: second order while
 /// a pass of it over the rows is quick, for the shape that is asked for or the smallest there is.
@@ -685,6 +710,13 @@ pub fn simplify(
     let before = objective::loss(network, samples);
     let mut threshold = prune::THRESHOLD;
     let some = statistics_rows(network, samples, frame.method);
+    let frame = &match frame.method {
+        Method::AdamW => Frame {
+            steps: frame.steps.div_ceil(AFTER_PRUNING),
+            ..frame.clone()
+        },
+        _ => frame.clone(),
+    };
     for _ in 0..4 {
         let mut candidate = network.clone();
         let removed = prune::edges(&mut candidate, some.as_ref().unwrap_or(samples), threshold);

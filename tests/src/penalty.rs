@@ -15,6 +15,38 @@ use crate::network::{
 use crate::spline::{Textbook, romberg};
 
 #[test]
+fn the_penalty_of_the_last_layer_is_what_its_parameters_add() {
+    let mut rng = Pcg64Mcg::seed_from_u64(19);
+    let mut deep = 0;
+    for network in networks() {
+        let x = random_points(&mut rng, 30, network.width()[0]);
+        let samples = targets(&mut rng, &network, &x).swap_remove(0);
+        let penalty = Penalty {
+            roughness: 1e-3,
+            slope: 0.1,
+            lamb: 0.01,
+        };
+        let form = PenaltyForm::at(&network, &samples, &penalty);
+        let vector = network.to_vector();
+        let last = Network {
+            base: network.base,
+            layers: network.layers[network.layers.len() - 1..].to_vec(),
+        };
+        let of_last = last.to_vector();
+        let mut without = vector.clone();
+        without[vector.len() - of_last.len()..].fill(0.0);
+        let (all, rest) = (form.value(&vector), form.value(&without));
+        let own = form.last_layer().value(&of_last);
+        deep += usize::from(rest > 0.0 && own > 0.0);
+        // Sums of at most a hundred terms that are not negative.
+        let bound = 100.0 * EPSILON * all;
+        let error = (all - rest - own).abs();
+        assert!(error <= bound, "{all} - {rest} is not {own}");
+    }
+    assert!(deep > 10, "networks of several layers take part");
+}
+
+#[test]
 fn penalty_gradients_are_the_limits_of_difference_quotients() {
     let mut rng = Pcg64Mcg::seed_from_u64(17);
     for (k, network) in networks().into_iter().enumerate() {

@@ -66,6 +66,9 @@ pub struct Training {
     /// Penalties; what was chosen is known, and stands here, once training has ended.
     pub roughness: f64,
     pub slope: f64,
+    /// The optimiser and its most steps, or epochs; what was chosen stands here in the same way.
+    #[serde(default)]
+    pub chosen: Option<(Method, usize)>,
     pub tables: Tables,
     /// Bits of a table entry.
     #[serde(default = "single")]
@@ -82,6 +85,14 @@ impl Training {
     pub fn kind(&self) -> Kind {
         let Self { tables, bits, .. } = *self;
         Kind { tables, bits }
+    }
+
+    /// The optimiser and its most steps, or epochs, for each grid.
+    pub fn method(&self, data: &Dataset) -> (Method, usize) {
+        self.chosen.unwrap_or_else(|| {
+            let (method, _) = train::choose_method(data, &self.settings);
+            (method, self.settings.steps.unwrap_or(method.steps()))
+        })
     }
 
     /// Notes that training went on with the rows of another file, which may be the same rows.
@@ -369,7 +380,7 @@ impl Run {
             training,
             ..
         } = &self.checkpoint;
-        let (method, _) = train::choose_method(data, &training.settings);
+        let (method, steps) = training.method(data);
         let frame = Frame {
             inputs: vec![Grid::uniform(predictor.network.degree(), -1.0, 1.0, 1); data.inputs()],
             limits: grid::limits(samples),
@@ -378,7 +389,7 @@ impl Run {
                 .collect(),
             grid_eps: training.settings.grid_eps,
             method,
-            steps: training.settings.steps.unwrap_or(method.steps()),
+            steps,
             starts: 0,
             seed: training.settings.seed,
         };
@@ -512,7 +523,7 @@ pub enum Optimizer {
 impl Optimizer {
     fn of(checkpoint: &Checkpoint, data: &Dataset) -> Self {
         let predictor = &checkpoint.predictor;
-        match train::choose_method(data, &checkpoint.training.settings).0 {
+        match checkpoint.training.method(data).0 {
             Method::Lbfgs => Self::Lbfgs,
             Method::AdamW => Self::AdamW,
             Method::Lm => {
@@ -829,6 +840,7 @@ fn leads_to(progress: &Progress, network: &Network) -> bool {
         grids,
         penalty,
         members,
+        ..
     } = recipe;
     let alike = |member: &Network| {
         let found = member.width();

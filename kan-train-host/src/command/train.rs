@@ -409,6 +409,7 @@ pub fn before(settings: &Settings, split: &Split) -> Training {
         } else {
             0.0
         },
+        chosen: None,
         tables: Tables::Cubic,
         bits: 32,
     }
@@ -471,11 +472,14 @@ pub fn run_in(
         members,
         width_before,
         edges_before,
+        method,
+        steps,
         why,
     } = trained?;
     let mut run = checkpoint(&predictor, None);
     run.checkpoint.training.roughness = penalty.roughness;
     run.checkpoint.training.slope = penalty.slope;
+    run.checkpoint.training.chosen = Some((method, steps));
     let options = TableOptions {
         kind: training.kind(),
         tolerance: None,
