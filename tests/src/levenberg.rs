@@ -79,62 +79,16 @@ fn a_hidden_layer_recovers_a_product() {
     let x = random_table(5, 500, 2);
     let y = x.chunks(2).map(|x| x[0] * x[1]).collect();
     let samples = values(x, 2, y);
-    let losses: Vec<f64> = (0..5)
+    let mut losses: Vec<f64> = (0..5)
         .map(|seed| {
             let mut network = start(seed, &[2, 2, 1], 3, 3, Base::Silu);
             fit(&mut network, &samples, &Penalty::default())
         })
         .collect();
-    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
-    assert!((2.0 * best).sqrt() <= 1e-9, "{losses:?}");
-}
-
-#[test]
-fn a_step_leaves_the_last_layer_at_its_optimum() {
-    let x = random_table(6, 400, 2);
-    let y: Vec<f64> = x.chunks(2).map(|x| (3.0 * x[0] * x[1]).sin()).collect();
-    let samples = values(x, 2, y.clone());
-    for seed in 0..5 {
-        // Not far from a minimum, so that the first step counts with the damping it has.
-        let mut network = start(seed, &[2, 3, 1], 3, 4, Base::Silu);
-        let some = Options {
-            steps: 30,
-            ..PATIENT
-        };
-        levenberg::train(
-            &mut network,
-            &samples,
-            &Penalty::default(),
-            &some,
-            &mut |_, _| {},
-        );
-        for edge in network.layers[0].edges.iter_mut().flatten() {
-            edge.coef.iter_mut().for_each(|c| *c *= 1.1);
-        }
-        let one = Options {
-            steps: 1,
-            damping: 1e-9,
-            ..PATIENT
-        };
-        let penalty = Penalty::default();
-        let stepped = levenberg::train(&mut network, &samples, &penalty, &one, &mut |_, _| {});
-        assert_eq!(stepped.steps, 1, "seed {seed}");
-        // The last layer as a network of its own, on the values of its nodes: a linear problem.
-        let layer = network.layers.pop().unwrap();
-        let nodes = values(network.eval_rows(&samples.x), 3, y.clone());
-        let mut last = Network {
-            base: network.base,
-            layers: vec![layer],
-        };
-        let least = fit(&mut last, &nodes, &penalty);
-        // What the damping and the roughness, 1e-5 of the loss, keep it from.
-        let bound = 1.0 + 1e-3;
-        assert!(
-            stepped.loss <= bound * least && least > 1e-6,
-            "seed {seed}: {}, and {least} is possible",
-            stepped.loss
-        );
-    }
+    // Most starts get there: by variable projection they follow the valley between scales of the
+    // hidden nodes, in which other steps are still at 1e-8 after 200.
+    losses.sort_by(f64::total_cmp);
+    assert!((2.0 * losses[2]).sqrt() <= 1e-9, "{losses:?}");
 }
 
 /// Least squares on 1, x_0, x_1, …: the normal equations by Gauss–Jordan elimination.
