@@ -180,22 +180,19 @@ fn terms_of_integers(evaluator: &Evaluator) -> (Vec<f64>, Vec<f64>) {
     (terms, pruned)
 }
 
-/// Constants, none of them negative, of which `terms` need so many: `missing` of a count that is
-/// `of` in all. The squares of errors relative to that are the least.
-fn fit(observations: &[(Vec<f64>, f64, f64)]) -> Vec<f64> {
+/// Constants, of which `terms` need so many: `missing` of a count that is `of` in all. The squares of
+/// errors relative to that are the least. None of the constants but the first `free` is negative.
+fn fit(observations: &[(Vec<f64>, f64, f64)], free: usize) -> Vec<f64> {
     let count = observations[0].0.len();
     let mut kept: Vec<usize> = (0..count).collect();
     loop {
         let row =
             |(terms, _, of): &(Vec<f64>, f64, f64)| kept.iter().map(|&k| terms[k] / of).collect();
         let rows: Vec<Vec<f64>> = observations.iter().map(row).collect();
-        let missing: Vec<f64> = observations
-            .iter()
-            .map(|(_, missing, of)| missing / of)
-            .collect();
-        let found = least_squares(&rows, &missing);
+        let missing = observations.iter().map(|(_, missing, of)| missing / of);
+        let found = least_squares(&rows, &missing.collect::<Vec<f64>>());
         // What would be negative has no cost that these counts show.
-        let least = (0..found.len()).min_by(|&a, &b| found[a].total_cmp(&found[b]));
+        let least = (free..found.len()).min_by(|&a, &b| found[a].total_cmp(&found[b]));
         match least {
             Some(least) if found[least] < 0.0 => drop(kept.remove(least)),
             _ => {
@@ -220,7 +217,7 @@ fn floats_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
         (terms_of_floats(&subject.evaluator), count, count)
     };
     let observations: Vec<_> = subjects.iter().zip(counts).map(observe).collect();
-    let c = fit(&observations);
+    let c = fit(&observations, 0);
     let mut text = format!("    call: {:.1},\n    layer: {:.1},\n", c[0], c[1]);
     for (name, k) in [("cubic", 2), ("linear", 4), ("step", 6)] {
         let _ = writeln!(text, "    {name}: ({:.1}, {:.1}),", c[k], c[k + 1]);
@@ -243,7 +240,7 @@ fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
             dense.push((terms, count.integers.into(), count.integers.into()));
         }
     }
-    let c = fit(&dense);
+    let c = fit(&dense, 0);
     for (subject, count) in subjects.iter().zip(counts) {
         let model = subject.evaluator.model();
         let (terms, of_pruned) = terms_of_integers(&subject.evaluator);
@@ -254,7 +251,8 @@ fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
         let ends = vec![1.0, model.inputs() as f64, model.outputs() as f64];
         converted.push((ends, floats - integers, floats));
     }
-    let (p, e) = (fit(&pruned), fit(&converted));
+    // Floats are called with less copying.
+    let (p, e) = (fit(&pruned, 0), fit(&converted, 1));
     let triple = |k: usize| format!("({:.1}, {:.1}, {:.1})", c[k], c[k + 1], c[k + 2]);
     let mut text = String::from("        IntegerCosts {\n");
     let _ = writeln!(
