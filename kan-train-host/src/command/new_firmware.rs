@@ -166,7 +166,8 @@ fn configuration(board: &Board) -> String {
     });
     let target = board.target;
     let runners = emulated.unwrap_or_default() + &probed.unwrap_or_default();
-    format!("[build]\ntarget = \"{target}\"\n\n[target.{target:?}]\n{runners}")
+    // Of a target with a dot in its name cargo finds no runner.
+    format!("[build]\ntarget = \"{target}\"\n\n[target.'cfg(target_os = \"none\")']\n{runners}")
 }
 
 /// What the linker is told.
