@@ -1,8 +1,9 @@
 //! Boards: their firmware builds and fits, models are packed for them, and a project for each builds
 //! and, where QEMU emulates the board, runs.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -248,6 +249,12 @@ fn a_project_for_every_board_builds_and_on_emulated_boards_runs() {
     let built = emulator::build(&BOARDS[0], "serve").unwrap_or_else(|error| panic!("{error}"));
     // target/TARGET/firmware/serve
     let target = built.ancestors().nth(3).expect("cargo's folders");
+    // In place of a debug probe.
+    let probe = desk.path("probe-rs");
+    fs::write(&probe, "#!/bin/sh\necho probe-rs \"$@\"\n").expect("the folder is writable");
+    fs::set_permissions(&probe, Permissions::from_mode(0o755)).expect("it is ours");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", desk.path("").display());
     for board in &BOARDS {
         let name = format!("project-{}", board.name);
         let said = desk.json(&format!(
@@ -267,17 +274,21 @@ fn a_project_for_every_board_builds_and_on_emulated_boards_runs() {
             build.status.success() && warned.is_empty(),
             "{name}: {warned}"
         );
+        let run = first_line(
+            cargo(&folder)
+                .args(["run", "--quiet"])
+                .args(SHARED)
+                .env("CARGO_TARGET_DIR", target)
+                .env("PATH", &path),
+        );
+        // The HAL of the nRF51 sends a zero to begin with.
+        let line = run.trim_start_matches('\0');
+        let expected = match board.machine {
+            Some(_) => expected(&blob),
+            None => format!("probe-rs run --chip {} ", board.chip.expect("it is real")),
+        };
+        assert!(line.starts_with(&expected), "{name}: {line}");
         let image = target.join(board.target).join("firmware").join(&name);
-        let machine = Machine::ALL
-            .into_iter()
-            .find(|machine| machine.board() == board);
-        if let Some(machine) = machine {
-            let mut qemu = Command::new(emulator::QEMU);
-            let line = first_line(qemu.args(machine.arguments()).arg(&image));
-            // The HAL of the nRF51 sends a zero to begin with.
-            let line = line.trim_start_matches('\0');
-            assert!(line.starts_with(&expected(&blob)), "{name}: {line}");
-        }
         fs::remove_file(image).expect("it was built");
     }
 }
@@ -287,7 +298,7 @@ fn the_commands_that_are_printed_build_and_run_a_project() {
     let desk = Desk::new();
     let blob = Blob::random(1, false, &[1, 3], false);
     desk.file("model.kan", blob.bytes());
-    let said = desk.json("new-firmware thermometer --board mps2-an386 --model model.kan");
+    let said = desk.json("new-firmware the-oven's --board mps2-an386 --model model.kan");
     let commands = said["commands"].as_array().expect("a list");
     let commands: Vec<&str> = commands
         .iter()
@@ -304,9 +315,9 @@ fn the_commands_that_are_printed_build_and_run_a_project() {
     let line = first_line(&mut shell);
     assert!(line.starts_with(&expected(&blob)), "{line}");
 
-    let full = ["folder is not empty", "thermometer"];
+    let full = ["folder is not empty", "the-oven's"];
     desk.fails(
-        "new-firmware thermometer --board pico --model model.kan",
+        "new-firmware the-oven's --board pico --model model.kan",
         1,
         &full,
     );
@@ -317,4 +328,10 @@ fn the_commands_that_are_printed_build_and_run_a_project() {
     );
     desk.fails("new-firmware x --board pico --model x.kan", 1, &["x.kan"]);
     desk.fails("new-firmware / --board pico --model model.kan", 2, &["DIR"]);
+    let taken = ["DIR", "kan-core"];
+    desk.fails(
+        "new-firmware kan-core --board pico --model model.kan",
+        2,
+        &taken,
+    );
 }

@@ -91,12 +91,18 @@ fn a_hidden_layer_recovers_a_product() {
     assert!((2.0 * losses[2]).sqrt() <= 1e-9, "{losses:?}");
 }
 
-/// Least squares on 1, x_0, x_1, …: the normal equations by Gauss–Jordan elimination.
+/// Least squares on 1, x_0, x_1, ….
 fn linear_regression(x: &[f64], inputs: usize, y: &[f64]) -> Vec<f64> {
-    let n = inputs + 1;
+    let with_one = |x: &[f64]| [&[1.0], x].concat();
+    let rows: Vec<Vec<f64>> = x.chunks(inputs).map(with_one).collect();
+    least_squares(&rows, y)
+}
+
+/// The solution of the normal equations by Gauss–Jordan elimination.
+pub fn least_squares(rows: &[Vec<f64>], y: &[f64]) -> Vec<f64> {
+    let n = rows[0].len();
     let mut a = vec![vec![0.0; n + 1]; n];
-    for (x, y) in x.chunks(inputs).zip(y) {
-        let row: Vec<f64> = std::iter::once(1.0).chain(x.iter().copied()).collect();
+    for (row, y) in rows.iter().zip(y) {
         for i in 0..n {
             for j in 0..n {
                 a[i][j] += row[i] * row[j];

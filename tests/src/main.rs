@@ -9,6 +9,7 @@ mod command_line;
 mod compile;
 mod dataset;
 mod device;
+mod estimate;
 mod evaluator;
 mod firmware;
 mod gaps;

@@ -1,7 +1,6 @@
 //! `kan eval`: how good a blob is on a file of rows, on the host or on a device.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use kan_train_host::dataset::Dataset;
 use kan_train_host::device::{Cost, DeviceError, Unit};
@@ -74,7 +73,7 @@ pub struct OnDevice {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_hz: Option<u32>,
     pub equal_to_host: Equality,
-    /// What evaluating all rows took, on the line too.
+    /// What all rows took, on the line too; not what it took to start the device.
     pub seconds: f64,
     /// Bytes of the firmware's model struct, which has room for many models.
     pub struct_bytes: u32,
@@ -98,8 +97,7 @@ impl Evaluation {
         console: &Console,
     ) -> Result<Self, DeviceError> {
         let host = evaluator.eval(&data.x);
-        let start = Instant::now();
-        let Some(run) = place.device_run(evaluator, &data.x, console)? else {
+        let Some((run, time)) = place.device_run(evaluator, &data.x, console)? else {
             return Ok(Self::of(&host, evaluator, data));
         };
         let (instructions, cycles, clock_hz) = match run.unit {
@@ -115,7 +113,7 @@ impl Evaluation {
                 equal: run.equal_outputs(&host),
                 of: host.len(),
             },
-            seconds: start.elapsed().as_secs_f64(),
+            seconds: time.as_secs_f64(),
             struct_bytes: run.model.struct_bytes,
             stack_bytes: run.model.stack_bytes,
         };

@@ -15,6 +15,7 @@ mod run;
 mod train;
 
 use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -86,6 +87,16 @@ impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::new(error)
     }
+}
+
+/// A path as a word of the shell's language: in quotes, where it has more than plain characters.
+fn shell_word(path: &Path) -> String {
+    let text = one_line(&path.to_string_lossy());
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Runs the command that was typed.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kan_core::Head;
 use kan_train_host::artifact::MODEL;
@@ -44,13 +45,13 @@ pub fn place(text: &str) -> Result<Place, String> {
 
 impl Place {
     /// Evaluates a model on the rows of `x`, each input rounded to `f32`, on the device that this is;
-    /// `None` if it is the host.
+    /// `None` if it is the host. Tells how long the rows took, once the device served the model.
     pub fn device_run(
         &self,
         evaluator: &Evaluator,
         x: &[f64],
         console: &Console,
-    ) -> Result<Option<DeviceRun>, DeviceError> {
+    ) -> Result<Option<(DeviceRun, Duration)>, DeviceError> {
         let blob = evaluator.bytes();
         let mut device = match self {
             Self::Host => return Ok(None),
@@ -64,11 +65,12 @@ impl Place {
         let inputs = evaluator.model().inputs();
         let single: Vec<f32> = x.iter().map(|&value| value as f32).collect();
         let rows = x.len() / inputs;
+        let start = Instant::now();
         let run = device.evaluate(&single, inputs, |done| {
             console.progress("rows on the device", done, rows);
         });
         console.done();
-        run.map(Some)
+        run.map(|run| Some((run, start.elapsed())))
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::console::Console;
 use super::model::{Loaded, input_names};
 use super::pack::board;
-use super::{Failure, one_line};
+use super::{Failure, one_line, shell_word};
 
 /// The versions of the crates that boards were tested with.
 const MANIFEST: &str = include_str!("../../../Cargo.toml");
@@ -54,6 +54,10 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     })?;
     let name = package_name(folder)
         .ok_or_else(|| Failure::usage(format!("DIR {shown}: no name for a package")))?;
+    if name == "kan-core" {
+        let taken = format!("DIR {shown}: the crate that the project depends on is called so");
+        return Err(Failure::usage(taken));
+    }
     let files = [
         ("Cargo.toml", manifest(&name, args.board, &sources)?),
         ("Cargo.lock", LOCK.to_owned()),
@@ -81,7 +85,10 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         artifact::write_atomic(&folder.join("src").join(file), text.as_bytes())?;
     }
 
-    let commands = [format!("cd {shown}"), "cargo run --release".to_owned()];
+    let commands = [
+        format!("cd {}", shell_word(folder)),
+        "cargo run --release".to_owned(),
+    ];
     console.say(format_args!("{shown}: firmware for {}", args.board.about));
     console.say("next:");
     for command in &commands {
@@ -159,7 +166,8 @@ fn configuration(board: &Board) -> String {
     });
     let target = board.target;
     let runners = emulated.unwrap_or_default() + &probed.unwrap_or_default();
-    format!("[build]\ntarget = \"{target}\"\n\n[target.{target:?}]\n{runners}")
+    // Of a target with a dot in its name cargo finds no runner.
+    format!("[build]\ntarget = \"{target}\"\n\n[target.'cfg(target_os = \"none\")']\n{runners}")
 }
 
 /// What the linker is told.

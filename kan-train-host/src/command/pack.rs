@@ -7,9 +7,9 @@ use kan_train_host::artifact;
 use kan_train_host::pack::{Format, PackError, pack};
 use serde_json::json;
 
-use super::Failure;
 use super::console::Console;
 use super::model::Loaded;
+use super::{Failure, shell_word};
 
 /// Write a model as a file that flashes it alone: .bin, .hex, .uf2 or .elf
 #[derive(clap::Args)]
@@ -77,18 +77,19 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
 
     let (bytes, start) = (blob.len(), region.start);
     console.say(format_args!("{shown}: {bytes} bytes at {start:#010x}"));
+    let file = shell_word(&args.out);
     let command = args.board.and_then(|board| {
         let chip = board.chip?;
         Some(match format {
-            Format::Uf2 => format!("hold BOOTSEL while plugging in, then copy {shown} to the disk"),
+            Format::Uf2 => format!("hold BOOTSEL while plugging in, then copy {file} to the disk"),
             Format::Bin => format!(
                 "probe-rs download --chip {chip} --binary-format bin --base-address {start:#010x} \
-                 {shown}"
+                 {file}"
             ),
             Format::Hex => {
-                format!("probe-rs download --chip {chip} --binary-format hex {shown}")
+                format!("probe-rs download --chip {chip} --binary-format hex {file}")
             }
-            Format::Elf => format!("probe-rs download --chip {chip} {shown}"),
+            Format::Elf => format!("probe-rs download --chip {chip} {file}"),
         })
     });
     if let Some(command) = &command {

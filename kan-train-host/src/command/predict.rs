@@ -103,7 +103,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     let run = args.on.device_run(&loaded.evaluator, &inputs.x, console)?;
     let outputs = match run {
         None => loaded.evaluator.eval(&inputs.x),
-        Some(run) => run.outputs,
+        Some((run, _)) => run.outputs,
     };
     let target = loaded
         .checkpoint

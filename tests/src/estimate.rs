@@ -1,0 +1,335 @@
+//! The estimates of `kan inspect` against counts in QEMU on every core, and their constants fitted anew.
+
+use std::fmt::Write as _;
+
+use kan_core::blob::{Head, Scalar};
+use kan_train_host::emulator::{Firmware, Machine};
+use kan_train_host::evaluator::Evaluator;
+use rayon::prelude::*;
+
+use crate::blob::Random;
+use crate::device::{Blob, KINDS, Numbers, built, cost};
+use crate::integer;
+use crate::levenberg::least_squares;
+
+/// A machine for each core, and its name.
+const CORES: [(Machine, &str); 5] = [
+    (Machine::Microbit, "M0"),
+    (Machine::Mps2An385, "M3"),
+    (Machine::Mps2An386, "M4F"),
+    (Machine::Mps2An500, "M7"),
+    (Machine::Mps2An505, "M33"),
+];
+
+/// Nodes by layer, and whether a third of the edges is missing.
+const SHAPES: [(&[usize], bool); 13] = [
+    (&[1, 1], false),
+    (&[4, 1], false),
+    (&[1, 8], false),
+    (&[8, 8], false),
+    (&[2, 16], false),
+    (&[16, 4], false),
+    (&[4, 8, 3], false),
+    (&[2, 5, 5, 1], false),
+    (&[3, 4, 4, 4, 2], false),
+    (&[12, 12], false),
+    (&[8, 8], true),
+    (&[4, 8, 3], true),
+    (&[5, 9, 6, 2], true),
+];
+
+/// A model, and rows of inputs all over its grids.
+struct Subject {
+    kind: String,
+    widths: &'static [usize],
+    sparse: bool,
+    evaluator: Evaluator,
+    inputs: Vec<f32>,
+    /// The same as integers, if its tables are of integers.
+    raw: Vec<i32>,
+}
+
+/// What a model took on a core: the median of `eval_into`, and the count of `eval_q_into`.
+#[derive(Clone, Copy)]
+struct Count {
+    floats: u32,
+    integers: u32,
+}
+
+impl Subject {
+    fn count(&self, image: &Firmware) -> Count {
+        let inputs = self.widths[0];
+        let mut device = image
+            .start(self.evaluator.bytes())
+            .unwrap_or_else(|error| panic!("{error}"));
+        let run = device
+            .evaluate(&self.inputs, inputs, |_| ())
+            .unwrap_or_else(|error| panic!("{error}"));
+        let x: Vec<f64> = self.inputs.iter().map(|&x| x.into()).collect();
+        let host = self.evaluator.eval(&x);
+        assert_eq!(run.equal_outputs(&host), run.outputs.len());
+        let integers = match &self.raw[..] {
+            [] => 0,
+            raw => {
+                let run = device.evaluate_raw(raw, inputs, |_| ());
+                let run = run.unwrap_or_else(|error| panic!("{error}"));
+                run.cost().expect("the counter holds it").max
+            }
+        };
+        Count {
+            floats: cost(&run).median,
+            integers,
+        }
+    }
+}
+
+/// Every kind of tables in every shape: floats, then integers of 16 bits, then of 8.
+fn subjects() -> [Vec<Subject>; 3] {
+    let mut floats = Vec::new();
+    for (degree, residual, kind) in KINDS {
+        for (widths, sparse) in SHAPES {
+            let narrow: Vec<u16> = widths.iter().map(|&width| width as u16).collect();
+            let blob = Blob::random(degree, residual, &narrow, sparse);
+            floats.push(Subject {
+                kind: format!("{kind} f32"),
+                widths,
+                sparse,
+                evaluator: Evaluator::load(blob.bytes()).expect("the blob is good"),
+                inputs: Numbers(7).many(32 * widths[0]),
+                raw: Vec::new(),
+            });
+        }
+    }
+    let integers = [(Scalar::I16, "i16"), (Scalar::I8, "i8")].map(|(scalar, bits)| {
+        let mut subjects = Vec::new();
+        for (degree, _, kind) in &KINDS[..3] {
+            for (widths, sparse) in SHAPES {
+                let mut random = Random(77);
+                let density = if sparse { 2.0 / 3.0 } else { 1.0 };
+                let layers = integer::random_model(&mut random, *degree, scalar, widths, density);
+                let nodes = layers[0].nodes.iter().cycle().take(32 * widths[0]);
+                let raw: Vec<i32> = nodes
+                    .map(|node| node.hi - random.below(node.width as usize + 1) as i32)
+                    .collect();
+                let blob = integer::encode(Head::Identity, &layers);
+                subjects.push(Subject {
+                    kind: format!("{kind} {bits}"),
+                    widths,
+                    sparse,
+                    evaluator: Evaluator::load(&blob).expect("the blob is good"),
+                    // In the unit of the inputs, see `integer::random_model`.
+                    inputs: raw.iter().map(|&x| x as f32 * 1e-3).collect(),
+                    raw,
+                });
+            }
+        }
+        subjects
+    });
+    let [sixteen, eight] = integers;
+    [floats, sixteen, eight]
+}
+
+/// 0, 1, 2 for cubic, linear and step tables.
+fn kind(degree: u8) -> usize {
+    match degree {
+        3 => 0,
+        1 => 1,
+        _ => 2,
+    }
+}
+
+/// How often a model of floats has each of `evaluator::Costs`, in that order.
+fn terms_of_floats(evaluator: &Evaluator) -> Vec<f64> {
+    let mut terms = vec![0.0; 12];
+    terms[0] = 1.0;
+    for tables in evaluator.model().tables() {
+        let (inputs, edges) = (tables.inputs as f64, tables.edges as f64);
+        let kind = kind(tables.degree);
+        terms[1] += 1.0;
+        terms[2 + 2 * kind] += inputs;
+        terms[3 + 2 * kind] += edges;
+        if tables.residual {
+            terms[8] += 1.0;
+            terms[9] += inputs;
+            terms[10] += edges;
+        }
+        let pruned = inputs * tables.outputs as f64 - edges;
+        terms[11] += edges * (pruned / inputs).min(1.0);
+    }
+    terms
+}
+
+/// How often a model of integers has a call and a layer; then a node, a block and an edge by degree;
+/// and a pruned layer and an edge of one.
+fn terms_of_integers(evaluator: &Evaluator) -> (Vec<f64>, Vec<f64>) {
+    let (mut terms, mut pruned) = (vec![0.0; 11], vec![0.0; 2]);
+    terms[0] = 1.0;
+    for tables in evaluator.model().tables() {
+        let (inputs, edges) = (tables.inputs as f64, tables.edges as f64);
+        let blocks = tables.outputs / 4 + tables.outputs % 4 / 2 + tables.outputs % 2;
+        let kind = kind(tables.degree);
+        terms[1] += 1.0;
+        terms[2 + 3 * kind] += inputs;
+        terms[3 + 3 * kind] += edges * blocks as f64 / tables.outputs as f64;
+        terms[4 + 3 * kind] += edges;
+        if tables.inputs * tables.outputs > tables.edges {
+            pruned[0] += 1.0;
+            pruned[1] += edges;
+        }
+    }
+    (terms, pruned)
+}
+
+/// Constants, of which `terms` need so many: `missing` of a count that is `of` in all. The squares of
+/// errors relative to that are the least. None of the constants but the first `free` is negative.
+fn fit(observations: &[(Vec<f64>, f64, f64)], free: usize) -> Vec<f64> {
+    let count = observations[0].0.len();
+    let mut kept: Vec<usize> = (0..count).collect();
+    loop {
+        let row =
+            |(terms, _, of): &(Vec<f64>, f64, f64)| kept.iter().map(|&k| terms[k] / of).collect();
+        let rows: Vec<Vec<f64>> = observations.iter().map(row).collect();
+        let missing = observations.iter().map(|(_, missing, of)| missing / of);
+        let found = least_squares(&rows, &missing.collect::<Vec<f64>>());
+        // What would be negative has no cost that these counts show.
+        let least = (free..found.len()).min_by(|&a, &b| found[a].total_cmp(&found[b]));
+        match least {
+            Some(least) if found[least] < 0.0 => drop(kept.remove(least)),
+            _ => {
+                let mut constants = vec![0.0; count];
+                for (&k, found) in kept.iter().zip(found) {
+                    constants[k] = found;
+                }
+                return constants;
+            }
+        }
+    }
+}
+
+fn dot(terms: &[f64], constants: &[f64]) -> f64 {
+    terms.iter().zip(constants).map(|(a, b)| a * b).sum()
+}
+
+/// `evaluator::Costs` but for integers, as Rust.
+fn floats_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
+    let observe = |(subject, count): (&Subject, &Count)| {
+        let count = f64::from(count.floats);
+        (terms_of_floats(&subject.evaluator), count, count)
+    };
+    let observations: Vec<_> = subjects.iter().zip(counts).map(observe).collect();
+    let c = fit(&observations, 0);
+    let mut text = format!("    call: {:.1},\n    layer: {:.1},\n", c[0], c[1]);
+    for (name, k) in [("cubic", 2), ("linear", 4), ("step", 6)] {
+        let _ = writeln!(text, "    {name}: ({:.1}, {:.1}),", c[k], c[k + 1]);
+    }
+    let _ = writeln!(
+        text,
+        "    residual: ({:.1}, {:.1}, {:.1}),",
+        c[8], c[9], c[10]
+    );
+    text + &format!("    look_up: {:.1},", c[11])
+}
+
+/// `evaluator::IntegerCosts` as Rust: first what integers take alone, in layers with all edges; then what
+/// pruned layers take besides, and conversions.
+fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
+    let (mut dense, mut pruned, mut converted) = (Vec::new(), Vec::new(), Vec::new());
+    for (subject, count) in subjects.iter().zip(counts) {
+        if !subject.sparse {
+            let (terms, _) = terms_of_integers(&subject.evaluator);
+            dense.push((terms, count.integers.into(), count.integers.into()));
+        }
+    }
+    let c = fit(&dense, 0);
+    for (subject, count) in subjects.iter().zip(counts) {
+        let model = subject.evaluator.model();
+        let (terms, of_pruned) = terms_of_integers(&subject.evaluator);
+        let [floats, integers] = [count.floats, count.integers].map(f64::from);
+        if subject.sparse {
+            pruned.push((of_pruned, integers - dot(&terms, &c), integers));
+        }
+        let ends = vec![1.0, model.inputs() as f64, model.outputs() as f64];
+        converted.push((ends, floats - integers, floats));
+    }
+    // Floats are called with less copying.
+    let (p, e) = (fit(&pruned, 0), fit(&converted, 1));
+    let triple = |k: usize| format!("({:.1}, {:.1}, {:.1})", c[k], c[k + 1], c[k + 2]);
+    let mut text = String::from("        IntegerCosts {\n");
+    let _ = writeln!(
+        text,
+        "            call: ({:.1}, {:.1}, {:.1}),",
+        c[0] + e[0],
+        e[1],
+        e[2]
+    );
+    let _ = writeln!(text, "            layer: {:.1},", c[1]);
+    let _ = writeln!(
+        text,
+        "            tables: [{}],",
+        [2, 5, 8].map(triple).join(", ")
+    );
+    let _ = writeln!(text, "            pruned: ({:.1}, {:.1}),", p[0], p[1]);
+    text + "        },"
+}
+
+/// `cargo firmware-cost` prints the counts as a Markdown table with the errors of the estimates, then the
+/// constants of the estimates as `evaluator.rs` has them, fitted to these counts.
+#[test]
+fn instructions_are_as_estimated() {
+    let images = CORES.map(|(machine, _)| built(machine));
+    let groups = subjects();
+    let counts = groups.each_ref().map(|subjects| {
+        let of_subject = |subject| {
+            images
+                .each_ref()
+                .map(|image| Subject::count(subject, image))
+        };
+        subjects.par_iter().map(of_subject).collect::<Vec<_>>()
+    });
+
+    println!(
+        "| tables | shape | edges | M0 | estimate | M3 | estimate | M4F | estimate | M7 | M33 |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    let mut far = Vec::new();
+    for (subject, counts) in groups.iter().flatten().zip(counts.iter().flatten()) {
+        let (kind, widths) = (&subject.kind, subject.widths);
+        let estimates = subject.evaluator.instructions();
+        let estimates = [
+            estimates.cortex_m0,
+            estimates.cortex_m3,
+            estimates.cortex_m4f,
+        ];
+        let mut cells = String::new();
+        for (count, estimate) in counts.iter().zip(estimates) {
+            let count = count.floats;
+            let off = estimate as f64 / f64::from(count) - 1.0;
+            let _ = write!(cells, " {count} | {:+.1} % |", 100.0 * off);
+            let most = match (subject.evaluator.bits(), subject.sparse) {
+                (32, _) => 0.07,
+                (_, false) => 0.15,
+                (_, true) => 0.2,
+            };
+            let what = format!("{kind} {widths:?}: {count}, estimated {estimate}");
+            far.push((off.abs() < most, what));
+        }
+        let [.., m7, m33] = counts.map(|count| count.floats);
+        let edges = subject.evaluator.model().edges();
+        println!("| {kind} | {widths:?} | {edges} |{cells} {m7} | {m33} |");
+    }
+    for (k, (_, core)) in CORES.iter().enumerate() {
+        let counts = counts.each_ref().map(|counts| {
+            let of_core = counts.iter().map(|counts| counts[k]);
+            of_core.collect::<Vec<Count>>()
+        });
+        println!("\nconst CORTEX_{core}: Costs = Costs {{");
+        println!("{}", floats_in_rust(&groups[0], &counts[0]));
+        println!("    integers: [");
+        println!("{}", integers_in_rust(&groups[1], &counts[1]));
+        println!("{}", integers_in_rust(&groups[2], &counts[2]));
+        println!("    ],\n}};");
+    }
+    for (is_near, what) in far {
+        assert!(is_near, "{what}");
+    }
+}
