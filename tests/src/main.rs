@@ -25,6 +25,7 @@ mod penalty;
 mod predictor;
 mod problem;
 mod prune;
+mod selection;
 mod server;
 mod spline;
 mod statistics;

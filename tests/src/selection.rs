@@ -1,0 +1,100 @@
+//! What the user leaves open is chosen as the data ask for it.
+
+use kan_train_host::dataset::Dataset;
+use kan_train_host::predictor::Score;
+use kan_train_host::selection::Tried;
+use kan_train_host::train::{Method, Settings, Trained};
+
+use crate::train::{classification, fixed, random_table, train_quietly};
+
+/// No sum of functions of one input tells these classes: a checkerboard of two by two.
+fn checkerboard(seed: u64, rows: usize) -> Dataset {
+    classification(random_table(seed, rows, 2), 2, 2, |x| {
+        usize::from(x[0] * x[1] > 0.0)
+    })
+}
+
+fn accuracy(data: &Dataset, trained: &Trained) -> f64 {
+    match Score::of(&trained.predictor.eval(&data.x), data) {
+        Score::Classification { accuracy, .. } => accuracy,
+        other => panic!("{other:?} is no score of a classification"),
+    }
+}
+
+#[test]
+fn classes_that_need_a_hidden_layer_get_one_and_adamw() {
+    let trained = train_quietly(&checkerboard(1, 1600), &Settings::default()).unwrap();
+    assert_eq!(trained.method, Method::AdamW);
+    assert_eq!(trained.predictor.network.width().len(), 3);
+    assert!(trained.why.is_some());
+    // It had the additive network to compete with, by second order.
+    let second_order = |t: &&Tried| t.epochs.is_none();
+    let tried = trained.tried.iter().find(second_order);
+    assert_eq!(tried.unwrap().width, [2, 1]);
+    // A boundary of length 4 in a square of area 4: within 0.01 of it are 2 % of the rows.
+    let right = accuracy(&checkerboard(2, 1000), &trained);
+    assert!(right >= 0.97, "{right}");
+}
+
+#[test]
+fn classes_that_a_sum_tells_get_the_additive_network_and_second_order() {
+    // Noise beside it, so that no network can do better than the sum.
+    let table = random_table(3, 1600, 3);
+    let noisy = |x: &[f64]| usize::from(x[0] + x[1] + x[2] > 0.0);
+    let mut data = classification(table, 3, 2, noisy);
+    data.x = data.x.chunks(3).flat_map(|x| [x[0], x[1]]).collect();
+    data.input_names.pop();
+    let trained = train_quietly(&data, &Settings::default()).unwrap();
+    assert_eq!(trained.method, Method::Lm);
+    assert_eq!(trained.predictor.network.width(), [2, 1]);
+    let competed = trained.tried.iter().any(|tried| tried.epochs.is_some());
+    assert!(competed, "hidden layers took part");
+}
+
+#[test]
+fn what_adamw_does_not_know_is_left_to_second_order() {
+    let data = checkerboard(4, 200);
+    let shape = fixed(&[2, 2, 1], &[3]);
+    let asked = [
+        Settings {
+            roughness: Some(1e-4),
+            ..shape.clone()
+        },
+        Settings {
+            lamb: Some(1e-3),
+            ..shape.clone()
+        },
+        Settings {
+            optimizer: Some(Method::Lm),
+            ..shape.clone()
+        },
+    ];
+    for settings in asked {
+        let trained = train_quietly(&data, &settings).unwrap();
+        assert_eq!(trained.method, Method::Lm, "{settings:?}");
+    }
+    // And an additive network is a convex problem.
+    let trained = train_quietly(&data, &fixed(&[2, 1], &[3])).unwrap();
+    assert_eq!(trained.method, Method::Lm);
+}
+
+#[test]
+fn epochs_are_as_many_as_asked_for_or_chosen() {
+    let data = checkerboard(5, 200);
+    let shape = fixed(&[2, 4, 1], &[5]);
+    let asked = Settings {
+        steps: Some(3),
+        ..shape.clone()
+    };
+    let trained = train_quietly(&data, &asked).unwrap();
+    assert_eq!((trained.method, trained.steps), (Method::AdamW, 3));
+    assert!(trained.tried.is_empty(), "nothing was left open");
+    let trained = train_quietly(&data, &shape).unwrap();
+    assert_eq!(trained.method, Method::AdamW);
+    let winner = &trained.tried[0];
+    assert_eq!(winner.epochs, Some(trained.steps));
+    assert!(
+        trained.tried.len() > 1,
+        "several numbers of epochs competed"
+    );
+}
