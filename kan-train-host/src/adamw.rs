@@ -59,7 +59,7 @@ impl Options {
             epochs,
             rate: 1e-3,
             decay: 0.8_f32.powf(10.0 / epochs.max(1) as f32),
-            weight_decay: 1e-4,
+            weight_decay: WEIGHT_DECAY,
             batch: BATCH,
             seed,
         }
@@ -81,6 +81,8 @@ pub struct State {
 
 /// Rows of a step.
 pub(crate) const BATCH: usize = 64;
+/// What every parameter loses in a step, times the learning rate, where nothing else is asked for.
+pub const WEIGHT_DECAY: f32 = 1e-4;
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;

@@ -26,13 +26,13 @@ use crate::levenberg;
 use crate::network::Network;
 use crate::objective::{self, Samples, Target};
 use crate::penalty::Penalty;
-use crate::train::{Event, Frame, GRIDS, Method, Recipe, STARTS, Settings, WIDE_GRID};
+use crate::train::{Descent, Event, Frame, GRIDS, Method, Recipe, STARTS, Settings, WIDE_GRID};
 
 /// Below so many rows several parts of them are held out in turns: (rows, parts, turns).
 const TURNS: [(usize, usize, usize); 2] = [(800, 5, 5), (1500, 4, 2)];
 /// One row in so many is held out, when there are many.
 const HOLDOUT: usize = 5;
-/// No more rows than this take part in the selection.
+/// No more rows than this take part in the selection by second order.
 const ENOUGH_ROWS: usize = 5000;
 /// No more steps than these for a grid.
 const STEPS: usize = 50;
@@ -66,6 +66,8 @@ const HIDDEN_FOR_CLASSES: [usize; 4] = [8, 16, 32, 64];
 const FIRST_ORDER_STEPS: [usize; 3] = [1000, 4000, 16_000];
 /// No more passes over the rows than this: few rows are learnt by heart long before.
 const MOST_EPOCHS: usize = 1000;
+/// Weight decays that compete with AdamW's own: on few rows strong ones keep probabilities honest.
+const DECAYS: [f32; 2] = [0.5, 2.0];
 /// Multiply-adds of such a training at most.
 const AFFORDABLE_EPOCHS: f64 = 1e10;
 
@@ -94,6 +96,8 @@ pub struct Tried {
     pub wrong: Option<f64>,
     /// Passes over the rows, where it is trained with AdamW.
     pub epochs: Option<usize>,
+    /// The weight decay of AdamW.
+    pub weight_decay: f32,
 }
 
 impl Tried {
@@ -144,14 +148,17 @@ pub fn choose(
         let recipe = Recipe {
             width: width.clone(),
             grids: supported(frame, grids, width),
-            penalty: start_penalty(classes, settings.roughness.unwrap_or(0.0)),
-            members: 1,
-            method: if first_order {
-                Method::AdamW
+            penalty: if first_order {
+                Penalty::default()
             } else {
-                frame.method
+                start_penalty(classes, settings.roughness.unwrap_or(0.0))
             },
-            steps: frame.steps,
+            members: 1,
+            descent: if first_order {
+                Descent::by(Method::AdamW, settings.steps)
+            } else {
+                frame.descent
+            },
         };
         return Choice {
             recipe,
@@ -159,50 +166,59 @@ pub fn choose(
             tried: Vec::new(),
         };
     }
-    let folds = folds(samples, settings.seed);
+    let few_rows = folds(samples, settings.seed, ENOUGH_ROWS);
+    let most = if settings.width.is_some() {
+        1
+    } else {
+        MOST_MEMBERS
+    };
     // On some of the rows, where second order is affordable.
+    let steps = settings.steps.unwrap_or(Method::Lm.steps()).min(STEPS);
     let second_order = Frame {
-        method: Method::Lm,
-        steps: settings.steps.unwrap_or(Method::Lm.steps()).min(STEPS),
+        descent: Descent::by(Method::Lm, Some(steps)),
         starts: STARTS,
         ..frame.clone()
     };
     let trial = Trial {
         frame: &second_order,
-        folds: &folds,
-        most: if settings.width.is_some() {
-            1
-        } else {
-            MOST_MEMBERS
-        },
+        folds: &few_rows,
+        most,
     };
-    let shapes = match &settings.width {
-        Some(_) if first_order => Vec::new(),
-        Some(width) => vec![width.clone()],
-        None if first_order => additive_for_classes(&second_order, &folds[0].0),
-        None => shapes(&second_order, samples),
+    if !first_order {
+        let shapes = match &settings.width {
+            Some(width) => vec![width.clone()],
+            None => shapes(&second_order, samples),
+        };
+        let (candidates, penalty) = trial.by_penalties(shapes, settings, watch);
+        return decide(candidates, penalty, &few_rows, samples, frame);
+    }
+    // Steps on batches cost the same however many rows there are.
+    let all_rows = folds(samples, settings.seed, usize::MAX);
+    let on_all = Trial {
+        folds: &all_rows,
+        ..trial
     };
-    let mut candidates = if first_order {
-        trial.by_epochs(settings, watch)
-    } else {
-        Vec::new()
-    };
-    let mut penalty = Penalty::default();
-    if !shapes.is_empty() {
-        let (newton, its_penalty) = trial.by_penalties(shapes, settings, watch);
-        let best = &newton[0].tried;
+    let mut candidates = on_all.by_epochs(settings, watch);
+    let additive = additive_for_classes(&second_order, &few_rows[0].0)
+        .filter(|_| settings.width.is_none())
+        .map(|shape| trial.by_penalties(vec![shape], settings, watch));
+    let hidden = &candidates[0].tried;
+    if let Some((newton, penalty)) = additive {
         // A hidden layer has to be better by more than chance.
-        let simple = candidates
-            .iter()
-            .all(|Candidate { tried, .. }| best.loss <= tried.loss + tried.standard_error);
+        let simple = newton[0].tried.loss <= hidden.loss + hidden.standard_error;
+        let winner = if simple { 0 } else { newton.len() };
+        candidates.splice(..0, newton);
+        candidates[..=winner].rotate_right(1);
+        sort(&mut candidates[1..]);
         if simple {
-            penalty = its_penalty;
-            candidates.splice(..0, newton);
-        } else {
-            candidates.extend(newton);
+            return decide(candidates, penalty, &few_rows, samples, frame);
         }
     }
-    decide(candidates, penalty, &folds, samples, frame)
+    let mut choice = decide(candidates, Penalty::default(), &all_rows, samples, frame);
+    if let (Some(_), Some(grids)) = (&settings.width, &settings.grid) {
+        choice.recipe.grids = supported(frame, grids, &choice.recipe.width);
+    }
+    choice
 }
 
 /// Whether AdamW competes for a classification: for hidden layers, unless the user asks for another
@@ -231,15 +247,11 @@ fn supported(frame: &Frame, grids: &[usize], width: &[usize]) -> Vec<usize> {
 }
 
 /// The additive network, a convex problem, where its steps are quick.
-fn additive_for_classes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
+fn additive_for_classes(frame: &Frame, samples: &Samples) -> Option<Vec<usize>> {
     let used = frame.constant.iter().filter(|constant| !**constant).count();
-    let edges = used * samples.outputs;
-    let cost = 0.5 * (samples.rows() * samples.outputs) as f64 * (5.0 * edges as f64).powi(2);
-    let quick = cost <= 10.0 * AFFORDABLE;
-    quick
-        .then(|| vec![samples.inputs, samples.outputs])
-        .into_iter()
-        .collect()
+    let active = used * samples.outputs * (frame.inputs[0].degree() + 2);
+    let cost = 0.5 * (samples.rows() * samples.outputs) as f64 * (active as f64).powi(2);
+    (cost <= 10.0 * AFFORDABLE).then(|| vec![samples.inputs, samples.outputs])
 }
 
 /// The final training that the first of the candidates asks for.
@@ -262,8 +274,14 @@ fn decide(
             lamb: 0.0,
         },
         members: winner.members,
-        method: winner.epochs.map_or(frame.method, |_| Method::AdamW),
-        steps: winner.epochs.unwrap_or(frame.steps),
+        descent: match winner.epochs {
+            Some(epochs) => Descent {
+                method: Method::AdamW,
+                steps: epochs,
+                weight_decay: winner.weight_decay,
+            },
+            None => frame.descent,
+        },
     };
     // The first counts most: it is the only one where there is one member.
     let mut starts: Vec<(f64, Network)> = std::mem::take(&mut candidates[0].starts)
@@ -382,8 +400,8 @@ fn is_affordable(width: &[usize], frame: &Frame, samples: &Samples) -> bool {
     small && cost <= AFFORDABLE
 }
 
-/// Pairs of training rows and held-out rows.
-fn folds(samples: &Samples, seed: u64) -> Vec<(Samples, Samples)> {
+/// Pairs of training rows and held-out rows, of `enough` rows at most.
+fn folds(samples: &Samples, seed: u64, enough: usize) -> Vec<(Samples, Samples)> {
     let rows = samples.rows();
     let mut order: Vec<usize> = (0..rows).collect();
     order.shuffle(&mut Pcg64Mcg::seed_from_u64(seed ^ 0x5EED));
@@ -391,10 +409,8 @@ fn folds(samples: &Samples, seed: u64) -> Vec<(Samples, Samples)> {
         // Stable: the classes take turns, so that every fold has its share of each.
         order.sort_by_key(|&row| class[row]);
     }
-    if rows > ENOUGH_ROWS {
-        order = (0..ENOUGH_ROWS)
-            .map(|k| order[k * rows / ENOUGH_ROWS])
-            .collect();
+    if rows > enough {
+        order = (0..enough).map(|k| order[k * rows / enough]).collect();
     }
     let part = |k: usize, of: usize| {
         let held = |at: usize| at % of == k;
@@ -451,13 +467,7 @@ impl Trial<'_> {
             .collect();
         let halves = first.len().div_ceil(2);
         let penalties = penalties(classes, settings);
-        let of = first.len()
-            + halves
-            + 2 * if classes {
-                penalties.len()
-            } else {
-                penalties.concat().len()
-            };
+        let of = first.len() + halves + halves.min(2) * penalties.concat().len();
         let mut candidates = self.evaluate(&first, 0, of, watch);
         sort(&mut candidates);
         if !classes && few < grids.len() && candidates[0].tried.loss < NOISE {
@@ -532,35 +542,22 @@ impl Trial<'_> {
     }
 
     /// Networks with a hidden layer, or of the width that is asked for, trained with AdamW; the better
-    /// half goes on to more epochs while that helps. Best first.
+    /// half goes on to more epochs while that helps, then the best to more weight decay. Best first.
     fn by_epochs(&self, settings: &Settings, watch: &mut dyn FnMut(Event<'_>)) -> Vec<Candidate> {
         let train = &self.folds[0].0;
+        let grids = settings.grid.clone().unwrap_or_else(|| vec![WIDE_GRID]);
         let mut shapes = match &settings.width {
             Some(width) => vec![width.clone()],
             None => HIDDEN_FOR_CLASSES
                 .map(|hidden| vec![train.inputs, hidden, train.outputs])
                 .to_vec(),
         };
-        let grids = settings.grid.clone().unwrap_or_else(|| vec![WIDE_GRID]);
+        let of = 2 * shapes.len() + DECAYS.len();
         let mut candidates: Vec<Candidate> = Vec::new();
-        for steps in FIRST_ORDER_STEPS {
-            let each = (steps * adamw::BATCH).div_ceil(train.rows());
-            let epochs = settings.steps.unwrap_or(each.min(MOST_EPOCHS));
-            shapes.retain(|width| {
-                let edges: usize = width.windows(2).map(|pair| pair[0] * pair[1]).sum();
-                let active = edges * (self.frame.inputs[0].degree() + 2);
-                let cost = 2.0 * (train.rows() * epochs) as f64 * active as f64;
-                cost <= AFFORDABLE_EPOCHS
-                    || candidates.is_empty() && width[1] <= HIDDEN_FOR_CLASSES[0]
-            });
+        let mut evaluate = |shapes: &[Vec<usize>], descent: Descent, done: usize| {
             let frame = Frame {
-                method: Method::AdamW,
-                steps: epochs,
+                descent,
                 ..self.frame.clone()
-            };
-            let trial = Trial {
-                frame: &frame,
-                ..*self
             };
             let tasks: Vec<Task> = shapes
                 .iter()
@@ -571,13 +568,37 @@ impl Trial<'_> {
                     penalties: vec![Penalty::default()],
                 })
                 .collect();
-            let done = candidates.len();
-            let mut longer = trial.evaluate(&tasks, done, done + tasks.len(), watch);
+            let trial = Trial {
+                frame: &frame,
+                ..*self
+            };
+            let mut found = trial.evaluate(&tasks, done, of.max(done + tasks.len()), watch);
             // The final training begins anew, with all rows from the first epoch on.
-            for candidate in &mut longer {
+            for candidate in &mut found {
                 candidate.starts.clear();
             }
-            sort(&mut longer);
+            sort(&mut found);
+            found
+        };
+        for steps in FIRST_ORDER_STEPS {
+            let each = (steps * adamw::BATCH).div_ceil(train.rows());
+            let epochs = settings.steps.unwrap_or(each.min(MOST_EPOCHS));
+            let is_affordable = |width: &Vec<usize>| {
+                let edges: usize = width.windows(2).map(|pair| pair[0] * pair[1]).sum();
+                let active = edges * (self.frame.inputs[0].degree() + 2);
+                2.0 * (train.rows() * epochs) as f64 * active as f64 <= AFFORDABLE_EPOCHS
+            };
+            // Something is tried, whatever it costs.
+            let first = candidates.is_empty().then(|| shapes[0].clone());
+            shapes.retain(is_affordable);
+            if shapes.is_empty() {
+                shapes.extend(first);
+            }
+            if shapes.is_empty() {
+                break;
+            }
+            let descent = Descent::by(Method::AdamW, Some(epochs));
+            let longer = evaluate(&shapes, descent, candidates.len());
             shapes = longer
                 .iter()
                 .take(longer.len().div_ceil(2))
@@ -586,15 +607,25 @@ impl Trial<'_> {
             let before = candidates.first().map(|best| best.tried.loss);
             candidates.extend(longer);
             sort(&mut candidates);
-            let after = candidates.first().map(|best| best.tried.loss);
-            let gained = before
-                .zip(after)
-                .is_none_or(|(before, after)| after <= before * (1.0 - WORTHWHILE));
+            let gained =
+                before.is_none_or(|before| candidates[0].tried.loss <= before * (1.0 - WORTHWHILE));
             if !gained || epochs == MOST_EPOCHS || settings.steps.is_some() {
                 break;
             }
         }
         prefer_simple(&mut candidates);
+        let best = &candidates[0].tried;
+        let (width, epochs) = (best.width.clone(), best.epochs);
+        for weight_decay in DECAYS {
+            let descent = Descent {
+                weight_decay,
+                ..Descent::by(Method::AdamW, epochs)
+            };
+            let decayed = evaluate(std::slice::from_ref(&width), descent, candidates.len());
+            let better = decayed[0].tried.loss < candidates[0].tried.loss;
+            let at = if better { 0 } else { candidates.len() };
+            candidates.splice(at..at, decayed);
+        }
         candidates
     }
 
@@ -645,11 +676,16 @@ impl Trial<'_> {
             grids: task.grids.clone(),
             penalty: task.penalties[0],
             members: 1,
-            method: self.frame.method,
-            steps: self.frame.steps,
+            descent: self.frame.descent,
         };
-        // An additive network has one optimum, whatever its start.
-        let pair = if task.width.len() == 2 { 1 } else { PAIR };
+        // An additive network has one optimum, whatever its start; and where there will be one member,
+        // that of AdamW is not chosen from several.
+        let alone = self.most == 1 && self.frame.descent.method == Method::AdamW;
+        let pair = if task.width.len() == 2 || alone {
+            1
+        } else {
+            PAIR
+        };
         (0..pair * self.folds.len())
             .into_par_iter()
             .map(|at| self.frame.start(&self.folds[at / pair].0, &recipe, at))
@@ -678,6 +714,7 @@ impl Trial<'_> {
         let average = |of: fn(&Held) -> f64| folds.iter().map(of).sum::<f64>() / count;
         let (one, two) = (average(|fold| fold.one), average(|fold| fold.both));
         let better: Vec<f64> = folds.iter().map(|fold| mean(&fold.better)).collect();
+        let descent = self.frame.descent;
         let single = Tried {
             width: networks[0].width(),
             grid: intervals,
@@ -695,7 +732,8 @@ impl Trial<'_> {
                 .map(|fold| fold.wrong)
                 .sum::<Option<f64>>()
                 .map(|sum| sum / count),
-            epochs: (self.frame.method == Method::AdamW).then_some(self.frame.steps),
+            epochs: (descent.method == Method::AdamW).then_some(descent.steps),
+            weight_decay: descent.weight_decay,
         };
         let noisy = one > NOISE && one > CHANCE * mean(&trained);
         let most = if noisy { self.most } else { 1 };
@@ -817,7 +855,7 @@ impl Trial<'_> {
         let mut best = self.measure(&mut networks, task.grids[0], penalty);
         let starts = networks.clone();
         for &intervals in &task.grids[1..] {
-            let slow = self.frame.method == Method::Lm
+            let slow = self.frame.descent.method == Method::Lm
                 && step_cost(&networks[0], &self.folds[0].0, intervals) > AFFORDABLE;
             if best.loss < NEGLIGIBLE || slow {
                 break;

@@ -46,12 +46,12 @@ pub const GRIDS: [usize; 8] = [3, 6, 12, 24, 48, 96, 192, 384];
 /// Active parameters (k + 2 of an edge) of all rows together, beyond which one pass of Gauss–Newton
 /// products takes a second, a step of them a minute, and training hours.
 const MOST_ACTIVE: f64 = 5e7;
+/// The most steps or epochs.
+pub const MOST_STEPS: usize = 1_000_000;
 /// Hidden nodes of a network for AdamW where the user does not say.
 const WIDE: usize = 64;
 /// Intervals of the grids of a network for AdamW.
 pub(crate) const WIDE_GRID: usize = 5;
-/// The part of the epochs that AdamW goes on for after pruning: more would only repeat the rows.
-const AFTER_PRUNING: usize = 4;
 /// Edges times rows that statistics for pruning such a network are taken from.
 const MOST_STATISTICS: usize = 50_000_000;
 
@@ -78,6 +78,39 @@ impl Method {
     }
 }
 
+/// How the stages of a training go.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Descent {
+    /// The optimiser.
+    pub method: Method,
+    /// Most steps, or epochs, for each grid.
+    pub steps: usize,
+    /// What AdamW takes from every parameter in a step, times the learning rate; the others take none.
+    pub weight_decay: f32,
+}
+
+impl Descent {
+    /// As `method` goes where nothing else is asked for or chosen.
+    pub fn by(method: Method, steps: Option<usize>) -> Self {
+        Self {
+            method,
+            steps: steps.unwrap_or(method.steps()),
+            weight_decay: adamw::WEIGHT_DECAY,
+        }
+    }
+
+    /// What follows pruning: of AdamW's epochs a quarter, as more would only repeat the rows.
+    pub fn after_pruning(self) -> Self {
+        match self.method {
+            Method::AdamW => Self {
+                steps: self.steps.div_ceil(4),
+                ..self
+            },
+            _ => self,
+        }
+    }
+}
+
 /// What the user wants; `None` where training decides.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -89,9 +122,10 @@ pub struct Settings {
     pub degree: Option<usize>,
     /// Domains of inputs in their own units, by number.
     pub domain: Vec<(usize, Range)>,
-    /// How to train; by cost if not given, see [`choose_method`].
+    /// How to train; if not given, by cost ([`choose_method`]) and, hidden layers of a classification, by
+    /// held-out rows.
     pub optimizer: Option<Method>,
-    /// Most steps, or epochs, for each grid; [`Method::steps`] if not given.
+    /// Most steps, or epochs, for each grid; [`Method::steps`] if not given and not chosen.
     pub steps: Option<usize>,
     /// λ of the sparsity penalty (2.20), applied on the first grid; then the network is pruned.
     pub lamb: Option<f64>,
@@ -242,9 +276,7 @@ pub struct Trained {
     /// The number of edges before pruning.
     pub edges_before: usize,
     /// How it was trained.
-    pub method: Method,
-    /// Most steps, or epochs, for each grid.
-    pub steps: usize,
+    pub descent: Descent,
     /// Why it was trained by this method, where training decided.
     pub why: Option<String>,
 }
@@ -260,10 +292,8 @@ pub struct Recipe {
     pub penalty: Penalty,
     /// The network is the mean of so many, trained from different starts.
     pub members: usize,
-    /// How a stage is trained.
-    pub method: Method,
-    /// Most steps, or epochs, for each grid.
-    pub steps: usize,
+    /// How each stage is trained.
+    pub descent: Descent,
 }
 
 /// What stays the same for all recipes.
@@ -278,9 +308,7 @@ pub struct Frame {
     /// Blend of the grids, if one is fixed for all.
     pub grid_eps: Option<f64>,
     /// How a stage is trained.
-    pub method: Method,
-    /// Most steps for each grid.
-    pub steps: usize,
+    pub descent: Descent,
     /// Random starts of each network.
     pub starts: usize,
     /// The seed.
@@ -297,8 +325,7 @@ impl Frame {
     /// The frame for what was chosen.
     fn to_train(&self, recipe: &Recipe) -> Self {
         Self {
-            method: recipe.method,
-            steps: recipe.steps,
+            descent: recipe.descent,
             ..self.clone()
         }
     }
@@ -347,7 +374,7 @@ impl Frame {
             let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(start);
             self.random(samples, &recipe.width, first, seed)
         };
-        if self.method == Method::AdamW {
+        if self.descent.method == Method::AdamW {
             return random(0);
         }
         let starts = if recipe.width.len() > 2 {
@@ -472,7 +499,7 @@ impl Frame {
                 watch(Event::Step {
                     grid: intervals,
                     step,
-                    of: self.steps,
+                    of: self.descent.steps,
                     loss,
                 });
             }
@@ -494,10 +521,11 @@ impl Frame {
         if let Some(blend) = self.grid_eps.filter(|blend| *blend < 1.0) {
             grid::update(network, samples, blend);
         }
-        match self.method {
+        let steps = self.descent.steps;
+        match self.descent.method {
             Method::Lm => {
                 let options = Options {
-                    steps: self.steps,
+                    steps,
                     damping: 1e-4,
                     tolerance: 1e-3,
                 };
@@ -505,9 +533,12 @@ impl Frame {
                 gaps::bridge(network, samples);
                 objective::loss(network, samples)
             }
-            Method::Lbfgs => lbfgs::train(network, samples, penalty, self.steps, 1e-3, watch).loss,
+            Method::Lbfgs => lbfgs::train(network, samples, penalty, steps, 1e-3, watch).loss,
             Method::AdamW => {
-                let options = adamw::Options::over(self.steps, self.seed);
+                let options = adamw::Options {
+                    weight_decay: self.descent.weight_decay,
+                    ..adamw::Options::over(steps, self.seed)
+                };
                 let mut state = adamw::State::default();
                 adamw::train(
                     network,
@@ -548,8 +579,7 @@ pub fn train(
             .map(|i| is_constant(data.range(i)))
             .collect(),
         grid_eps: settings.grid_eps,
-        method,
-        steps: settings.steps.unwrap_or(method.steps()),
+        descent: Descent::by(method, settings.steps),
         starts: MANY_STARTS,
         seed: settings.seed,
     };
@@ -577,7 +607,7 @@ pub fn train(
         }
     };
     let frame = frame.to_train(&progress.recipe);
-    let why = why.or_else(|| (frame.method != method).then(|| HIDDEN_CLASSES.into()));
+    let why = why.or_else(|| why_not(method, &progress));
     let mean = |networks: &[Network]| match networks {
         [network] => network.clone(),
         members => Network::mean(members),
@@ -637,8 +667,7 @@ pub fn train(
         members: recipe.members,
         edges_before: recipe.members * full_edges(&recipe.width, &frame.constant),
         width_before,
-        method: recipe.method,
-        steps: recipe.steps,
+        descent: recipe.descent,
         why,
     })
 }
@@ -652,8 +681,7 @@ fn wide(frame: &Frame, samples: &Samples, settings: &Settings) -> Choice {
         grids: settings.grid.clone().unwrap_or_else(|| vec![WIDE_GRID]),
         penalty: Penalty::default(),
         members: 1,
-        method: frame.method,
-        steps: frame.steps,
+        descent: frame.descent,
     };
     Choice {
         recipe,
@@ -662,11 +690,19 @@ fn wide(frame: &Frame, samples: &Samples, settings: &Settings) -> Choice {
     }
 }
 
-/// Why AdamW, where the selection had it compete.
-const HIDDEN_CLASSES: &str =
-    "on held-out rows, hidden layers of this classification did best when trained with it";
+/// Why the selection took another optimiser than `method`, if it did.
+fn why_not(method: Method, progress: &Progress) -> Option<String> {
+    let Progress { recipe, tried, .. } = progress;
+    let why = if tried.iter().any(|tried| tried.epochs.is_none()) {
+        "better on held-out rows than the additive network by second order"
+    } else {
+        "the hidden layers of a classification are trained with it"
+    };
+    (recipe.descent.method != method).then(|| why.into())
+}
 
-/// How to train a network on `data`, and, where the settings leave it open, why so: second order while
+/// How to train a network on `data` as far as cost decides (a classification may still be given to AdamW by
+/// the selection), and, where the settings leave it open, why so: second order while
 /// a pass of it over the rows is quick, for the shape that is asked for or the smallest there is.
 pub fn choose_method(data: &Dataset, settings: &Settings) -> (Method, Option<String>) {
     if let Some(method) = settings.optimizer {
@@ -709,13 +745,10 @@ pub fn simplify(
 ) -> Removed {
     let before = objective::loss(network, samples);
     let mut threshold = prune::THRESHOLD;
-    let some = statistics_rows(network, samples, frame.method);
-    let frame = &match frame.method {
-        Method::AdamW => Frame {
-            steps: frame.steps.div_ceil(AFTER_PRUNING),
-            ..frame.clone()
-        },
-        _ => frame.clone(),
+    let some = statistics_rows(network, samples, frame.descent.method);
+    let frame = Frame {
+        descent: frame.descent.after_pruning(),
+        ..frame.clone()
     };
     for _ in 0..4 {
         let mut candidate = network.clone();
@@ -798,6 +831,12 @@ fn frame_of(data: &Dataset, settings: &Settings) -> Result<Predictor, TrainError
         .is_some_and(|degree| !(1..=MAX_DEGREE).contains(&degree))
     {
         return option("--degree", format!("a degree is 1 to {MAX_DEGREE}"));
+    }
+    if settings
+        .steps
+        .is_some_and(|steps| !(1..=MOST_STEPS).contains(&steps))
+    {
+        return option("--steps", format!("1 to {MOST_STEPS}"));
     }
     if choose_method(data, settings).0 == Method::AdamW {
         for (name, value) in [("--lamb", settings.lamb), ("roughness", settings.roughness)] {

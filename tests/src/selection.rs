@@ -24,7 +24,7 @@ fn accuracy(data: &Dataset, trained: &Trained) -> f64 {
 #[test]
 fn classes_that_need_a_hidden_layer_get_one_and_adamw() {
     let trained = train_quietly(&checkerboard(1, 1600), &Settings::default()).unwrap();
-    assert_eq!(trained.method, Method::AdamW);
+    assert_eq!(trained.descent.method, Method::AdamW);
     assert_eq!(trained.predictor.network.width().len(), 3);
     assert!(trained.why.is_some());
     // It had the additive network to compete with, by second order.
@@ -45,7 +45,7 @@ fn classes_that_a_sum_tells_get_the_additive_network_and_second_order() {
     data.x = data.x.chunks(3).flat_map(|x| [x[0], x[1]]).collect();
     data.input_names.pop();
     let trained = train_quietly(&data, &Settings::default()).unwrap();
-    assert_eq!(trained.method, Method::Lm);
+    assert_eq!(trained.descent.method, Method::Lm);
     assert_eq!(trained.predictor.network.width(), [2, 1]);
     let competed = trained.tried.iter().any(|tried| tried.epochs.is_some());
     assert!(competed, "hidden layers took part");
@@ -71,11 +71,11 @@ fn what_adamw_does_not_know_is_left_to_second_order() {
     ];
     for settings in asked {
         let trained = train_quietly(&data, &settings).unwrap();
-        assert_eq!(trained.method, Method::Lm, "{settings:?}");
+        assert_eq!(trained.descent.method, Method::Lm, "{settings:?}");
     }
     // And an additive network is a convex problem.
     let trained = train_quietly(&data, &fixed(&[2, 1], &[3])).unwrap();
-    assert_eq!(trained.method, Method::Lm);
+    assert_eq!(trained.descent.method, Method::Lm);
 }
 
 #[test]
@@ -87,12 +87,15 @@ fn epochs_are_as_many_as_asked_for_or_chosen() {
         ..shape.clone()
     };
     let trained = train_quietly(&data, &asked).unwrap();
-    assert_eq!((trained.method, trained.steps), (Method::AdamW, 3));
+    assert_eq!(
+        (trained.descent.method, trained.descent.steps),
+        (Method::AdamW, 3)
+    );
     assert!(trained.tried.is_empty(), "nothing was left open");
     let trained = train_quietly(&data, &shape).unwrap();
-    assert_eq!(trained.method, Method::AdamW);
+    assert_eq!(trained.descent.method, Method::AdamW);
     let winner = &trained.tried[0];
-    assert_eq!(winner.epochs, Some(trained.steps));
+    assert_eq!(winner.epochs, Some(trained.descent.steps));
     assert!(
         trained.tried.len() > 1,
         "several numbers of epochs competed"

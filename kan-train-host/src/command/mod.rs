@@ -15,7 +15,6 @@ mod run;
 mod train;
 
 use std::fmt;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -89,10 +88,10 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// A path as a word of the shell's language: in quotes, where it has more than plain characters.
-fn shell_word(path: &Path) -> String {
-    let text = one_line(&path.to_string_lossy());
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@,".contains(c);
+/// A word of the shell's language: in quotes, where it has more than plain characters.
+fn shell_word(text: &str) -> String {
+    let text = one_line(text);
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@,=".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text;
     }

@@ -86,7 +86,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
     }
 
     let commands = [
-        format!("cd {}", shell_word(folder)),
+        format!("cd {}", shell_word(&folder.to_string_lossy())),
         "cargo run --release".to_owned(),
     ];
     console.say(format_args!("{shown}: firmware for {}", args.board.about));

@@ -77,7 +77,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
 
     let (bytes, start) = (blob.len(), region.start);
     console.say(format_args!("{shown}: {bytes} bytes at {start:#010x}"));
-    let file = shell_word(&args.out);
+    let file = shell_word(&args.out.to_string_lossy());
     let command = args.board.and_then(|board| {
         let chip = board.chip?;
         Some(match format {

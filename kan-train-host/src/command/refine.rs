@@ -241,6 +241,7 @@ fn change(
     if let Some(progress) = run.checkpoint.progress.take() {
         let (training, penalty) = (&mut run.checkpoint.training, progress.recipe.penalty);
         (training.roughness, training.slope) = (penalty.roughness, penalty.slope);
+        training.descent = Some(progress.recipe.descent);
         members = progress.recipe.members;
     }
     let predictor = &run.checkpoint.predictor;
@@ -250,7 +251,7 @@ fn change(
     if network.edges() == 0 {
         return Err(Failure::new("that would leave a network without edges"));
     }
-    let (frame, penalty) = run.frame(&samples, &split.train);
+    let (mut frame, penalty) = run.frame(&samples, &split.train);
     let finest = frame.finest(&network.width());
     if let Some(grid) = grid.filter(|grid| *grid > finest) {
         let data = &split.train.source;
@@ -260,6 +261,9 @@ fn change(
             finest + 1
         )));
     }
+    if grid.is_none() {
+        frame.descent = frame.descent.after_pruning();
+    }
     let grid = grid.unwrap_or(network.intervals());
     let task = predictor.task();
     frame.stage(&mut network, &samples, grid, &penalty, &mut |step, loss| {
@@ -268,7 +272,7 @@ fn change(
             &Event::Step {
                 grid,
                 step,
-                of: frame.steps,
+                of: frame.descent.steps,
                 loss,
             },
         );

@@ -21,7 +21,7 @@ use kan_train_host::predictor::{self, FORMAT, Predictor, Score};
 use kan_train_host::selection::Tried;
 use kan_train_host::spline::Grid;
 use kan_train_host::train::{
-    self, FINEST, Frame, MOST_NODES, Method, Progress, Recipe, Settings, Stage,
+    self, Descent, FINEST, Frame, MOST_NODES, MOST_STEPS, Method, Progress, Recipe, Settings, Stage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,9 +66,9 @@ pub struct Training {
     /// Penalties; what was chosen is known, and stands here, once training has ended.
     pub roughness: f64,
     pub slope: f64,
-    /// The optimiser and its most steps, or epochs; what was chosen stands here in the same way.
+    /// How its stages went; stands here once training has ended, too.
     #[serde(default)]
-    pub chosen: Option<(Method, usize)>,
+    pub descent: Option<Descent>,
     pub tables: Tables,
     /// Bits of a table entry.
     #[serde(default = "single")]
@@ -87,11 +87,11 @@ impl Training {
         Kind { tables, bits }
     }
 
-    /// The optimiser and its most steps, or epochs, for each grid.
-    pub fn method(&self, data: &Dataset) -> (Method, usize) {
-        self.chosen.unwrap_or_else(|| {
+    /// How to train the network further.
+    pub fn descent(&self, data: &Dataset) -> Descent {
+        self.descent.unwrap_or_else(|| {
             let (method, _) = train::choose_method(data, &self.settings);
-            (method, self.settings.steps.unwrap_or(method.steps()))
+            Descent::by(method, self.settings.steps)
         })
     }
 
@@ -380,7 +380,6 @@ impl Run {
             training,
             ..
         } = &self.checkpoint;
-        let (method, steps) = training.method(data);
         let frame = Frame {
             inputs: vec![Grid::uniform(predictor.network.degree(), -1.0, 1.0, 1); data.inputs()],
             limits: grid::limits(samples),
@@ -388,8 +387,7 @@ impl Run {
                 .map(|i| !predictor.network.layers[0].is_used(i))
                 .collect(),
             grid_eps: training.settings.grid_eps,
-            method,
-            steps,
+            descent: training.descent(data),
             starts: 0,
             seed: training.settings.seed,
         };
@@ -523,7 +521,7 @@ pub enum Optimizer {
 impl Optimizer {
     fn of(checkpoint: &Checkpoint, data: &Dataset) -> Self {
         let predictor = &checkpoint.predictor;
-        match checkpoint.training.method(data).0 {
+        match checkpoint.training.descent(data).method {
             Method::Lbfgs => Self::Lbfgs,
             Method::AdamW => Self::AdamW,
             Method::Lm => {
@@ -799,6 +797,9 @@ fn contradiction(checkpoint: &Checkpoint) -> Option<&'static str> {
             return Some("an interrupted training of another network");
         }
     }
+    if !checkpoint.training.descent.iter().all(is_proper) {
+        return Some("a number of steps or a weight decay that training cannot take");
+    }
     let labels = match &schema.target {
         TargetSchema::Regression { names } => names.len().max(2),
         TargetSchema::Classification { labels, .. } => labels.len(),
@@ -840,7 +841,7 @@ fn leads_to(progress: &Progress, network: &Network) -> bool {
         grids,
         penalty,
         members,
-        ..
+        descent,
     } = recipe;
     let alike = |member: &Network| {
         let found = member.width();
@@ -863,10 +864,16 @@ fn leads_to(progress: &Progress, network: &Network) -> bool {
         && stages.len() < grids.len()
         && stages.iter().zip(grids).all(|(stage, g)| stage.grid == *g)
         && increasing
+        && is_proper(descent)
         && grids.iter().all(|g| (1..=FINEST).contains(g))
         && [penalty.roughness, penalty.slope, penalty.lamb]
             .iter()
             .all(|strength| *strength >= 0.0)
+}
+
+/// Whether stages can go so.
+fn is_proper(descent: &Descent) -> bool {
+    (1..=MOST_STEPS).contains(&descent.steps) && (0.0..=10.0).contains(&descent.weight_decay)
 }
 
 /// What is wrong with the layers of a network.

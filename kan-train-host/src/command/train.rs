@@ -16,7 +16,7 @@ use super::console::Console;
 use super::run::{
     Blob, Checkpoint, Held, History, Metrics, Run, Source, Split, Training, absolute,
 };
-use super::{Failure, one_line, reason};
+use super::{Failure, reason, shell_word};
 
 /// The part of the rows that is held out as test rows when nothing is said.
 const TEST_FRACTION: f64 = 0.2;
@@ -75,10 +75,12 @@ struct Options {
     /// Range of all inputs, or of single ones by name [default: the range of the training rows]
     #[arg(long, value_name = "LO:HI | COL=LO:HI,…", allow_hyphen_values = true)]
     domain: Option<String>,
-    /// How to train: lm is Levenberg-Marquardt, auto takes it unless only adamw can afford the rows
+    /// How to train: lm is Levenberg-Marquardt, auto takes it unless only adamw can afford the rows, and
+    /// adamw for hidden layers of a classification
     #[arg(long)]
     optimizer: Option<Optimizer>,
-    /// Most steps on each grid; of adamw, epochs [default: lm 100, lbfgs 500, adamw 10]
+    /// Most steps on each grid; of adamw, epochs [default: lm 100, lbfgs 500, adamw 10 or, for a
+    /// classification, chosen on held-out rows]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Strength of the sparsity penalty on the first grid (λ of the KAN paper) [default: 0]
@@ -101,7 +103,7 @@ struct Options {
 /// Optimisers that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Optimizer {
-    /// Second order where that is affordable, else adamw
+    /// Second order where that is affordable; adamw elsewhere and for hidden layers of classifications
     Auto,
     /// Levenberg-Marquardt, factorised or by conjugate gradients
     Lm,
@@ -381,10 +383,10 @@ fn train_with(
     let metrics = run_in(Some(&out), training, &settings, &split, console)?.1;
     console.say("next:");
     let (shown, data) = (
-        quoted(&out.to_string_lossy()),
-        quoted(&data.to_string_lossy()),
+        shell_word(&out.to_string_lossy()),
+        shell_word(&data.to_string_lossy()),
     );
-    let target = quoted(&metrics.targets.join(","));
+    let target = shell_word(&metrics.targets.join(","));
     let kan = program();
     console.say(format_args!(
         "  {kan} eval {shown} --data {data} --target {target} --on qemu   # on an emulated Cortex-M4F"
@@ -409,7 +411,7 @@ pub fn before(settings: &Settings, split: &Split) -> Training {
         } else {
             0.0
         },
-        chosen: None,
+        descent: None,
         tables: Tables::Cubic,
         bits: 32,
     }
@@ -472,14 +474,13 @@ pub fn run_in(
         members,
         width_before,
         edges_before,
-        method,
-        steps,
+        descent,
         why,
     } = trained?;
     let mut run = checkpoint(&predictor, None);
     run.checkpoint.training.roughness = penalty.roughness;
     run.checkpoint.training.slope = penalty.slope;
-    run.checkpoint.training.chosen = Some((method, steps));
+    run.checkpoint.training.descent = Some(descent);
     let options = TableOptions {
         kind: training.kind(),
         tolerance: None,
@@ -595,15 +596,6 @@ fn domains(text: Option<&str>, data: &Dataset) -> Result<Vec<(usize, Range)>, Fa
     Ok(stated
         .filter_map(|(column, range)| Some((column, range?)))
         .collect())
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./,:=+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_string();
-    }
-    format!("'{}'", one_line(word).replace('\'', "'\\''"))
 }
 
 /// How the user started this program.
