@@ -456,3 +456,13 @@ fn a_budget_that_is_exceeded_is_told_with_both_figures() {
     );
     assert_eq!(of(1).beyond(&Budgets::default()).len(), 3);
 }
+
+#[test]
+fn zz_dump() {
+    for subject in subjects() {
+        let [i, f] = digests(&aligned(&subject.blob));
+        let name = subject.name.replace(' ', "_");
+        fs::write(format!("/tmp/rev/blobs/{name}.kan"), &subject.blob).unwrap();
+        fs::write(format!("/tmp/rev/blobs/{name}.txt"), format!("{:08x} {:08x}", i.0, f.0)).unwrap();
+    }
+}

@@ -13,6 +13,8 @@
 mod dsp;
 #[cfg(kan_v6m)]
 mod v6m;
+#[cfg(kan_vfp)]
+mod vfp;
 
 use core::mem::MaybeUninit;
 
@@ -76,6 +78,55 @@ pub(crate) fn locate<'s>(
         kernel(nodes.as_ptr(), inputs.as_ptr(), start, end, shift);
         Some(slots.assume_init_ref())
     }
+}
+
+/// Adds the splines of `degree` of a layer of `f32`, whose nodes take `input` (0 where that ends), to its
+/// sums.
+#[cfg(kan_vfp)]
+#[inline(always)]
+pub(crate) fn add_splines(
+    degree: usize,
+    tables: &crate::float::Tables,
+    input: &[f32],
+    sums: &mut [f32],
+) -> Option<()> {
+    let add: vfp::Add = match degree {
+        3 => vfp::add_cubic,
+        1 => vfp::add_linear,
+        _ => vfp::add_step,
+    };
+    let nodes = tables.nodes;
+    let (given, missing) = nodes.split_at_checked(input.len()).unwrap_or((nodes, &[]));
+    if sums.len() != tables.bias.len() {
+        return None;
+    }
+    let is_dense = tables.targets.len() == nodes.len() * sums.len();
+    let ends = sums.as_mut_ptr_range();
+    let mut work = vfp::Work {
+        nodes: given.as_ptr(),
+        inputs: input.as_ptr(),
+        table: tables.coefficients.as_ptr(),
+        row: if is_dense { 4 * sums.len() } else { 0 },
+        nodes_end: given.as_ptr_range().end,
+        eights_end: ends.end.wrapping_sub(sums.len() % 8),
+        sums: ends.start,
+        targets: tables.targets.as_ptr(),
+    };
+    // SAFETY: the tables have been checked: the rows and targets of all nodes are there, and the targets
+    // are sums. A layer in which the edges are as many as pairs of nodes has one between each pair. There
+    // are as many inputs as nodes, and a node.
+    unsafe {
+        if !given.is_empty() {
+            add(&raw mut work);
+        }
+        for node in missing {
+            work.nodes = node;
+            work.nodes_end = work.nodes.wrapping_add(1);
+            work.inputs = &0.0;
+            add(&raw mut work);
+        }
+    }
+    Some(())
 }
 
 /// Phase 2: adds the edges that leave `places`, at least one, to the sums of a group, whose table has
