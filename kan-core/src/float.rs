@@ -72,21 +72,27 @@ impl Tables<'_> {
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
         let sums = output.get_mut(..self.bias.len())?;
         sums.copy_from_slice(self.bias);
+        #[cfg(kan_vfp)]
+        {
+            let kernel: kernel::AddSplines = match self.degree {
+                3 if KINDS & kinds::CUBIC_F32 != 0 => kernel::add_cubic,
+                1 if KINDS & kinds::LINEAR_F32 != 0 => kernel::add_linear,
+                0 if KINDS & kinds::STEP_F32 != 0 => kernel::add_step,
+                _ => return None,
+            };
+            kernel::add_splines(kernel, self, input, sums)?;
+        }
+        #[cfg(not(kan_vfp))]
         match self.degree {
             3 if KINDS & kinds::CUBIC_F32 != 0 => self.add_splines::<Cubic>(input, sums)?,
             1 if KINDS & kinds::LINEAR_F32 != 0 => self.add_splines::<Linear>(input, sums)?,
             0 if KINDS & kinds::STEP_F32 != 0 => self.add_splines::<Step>(input, sums)?,
-            _ => {}
+            _ => return None,
         }
         if KINDS & kinds::RESIDUAL == 0 || self.base.is_empty() {
             return Some(());
         }
         self.add_base(input, sums)
-    }
-
-    #[cfg(kan_vfp)]
-    fn add_splines<B: Basis>(&self, input: &[f32], sums: &mut [f32]) -> Option<()> {
-        kernel::add_splines(B::DEGREE, self, input, sums)
     }
 
     // Not inlined: in one function the loops of all degrees compete for registers.
@@ -200,25 +206,24 @@ fn within(x: f32, low: f32, high: f32) -> f32 {
 }
 
 /// The `DEGREE` + 1 B-splines that are not zero on an interval, as weights of their coefficients.
+#[cfg(not(kan_vfp))]
 trait Basis {
     const DEGREE: usize;
 
     /// Their values at a position in an interval, or beyond the grid those of their tangents at its end.
-    #[cfg(not(kan_vfp))]
     fn at(node: &Node, t: f32, interval: f32) -> Self;
 
     /// Adds the edges of a node to the sums, given its rows from the interval's first on.
-    #[cfg(not(kan_vfp))]
     fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()>;
 }
 
-#[cfg_attr(kan_vfp, allow(dead_code))]
+#[cfg(not(kan_vfp))]
 struct Cubic([f32; 4]);
 
+#[cfg(not(kan_vfp))]
 impl Basis for Cubic {
     const DEGREE: usize = 3;
 
-    #[cfg(not(kan_vfp))]
     fn at(node: &Node, t: f32, interval: f32) -> Self {
         let nearest = node.clamp(t);
         let u = nearest - interval;
@@ -235,7 +240,6 @@ impl Basis for Cubic {
         ])
     }
 
-    #[cfg(not(kan_vfp))]
     fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()> {
         let [w0, w1, w2, w3] = self.0;
         let n = usize::from(fan.edges);
@@ -250,19 +254,18 @@ impl Basis for Cubic {
     }
 }
 
-#[cfg_attr(kan_vfp, allow(dead_code))]
+#[cfg(not(kan_vfp))]
 struct Linear([f32; 2]);
 
+#[cfg(not(kan_vfp))]
 impl Basis for Linear {
     const DEGREE: usize = 1;
 
-    #[cfg(not(kan_vfp))]
     fn at(node: &Node, t: f32, interval: f32) -> Self {
         let u = within(t - interval, -node.margin, 1.0 + node.margin);
         Self([1.0 - u, u])
     }
 
-    #[cfg(not(kan_vfp))]
     fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()> {
         let [w0, w1] = self.0;
         let n = usize::from(fan.edges);
@@ -274,17 +277,17 @@ impl Basis for Linear {
     }
 }
 
+#[cfg(not(kan_vfp))]
 struct Step;
 
+#[cfg(not(kan_vfp))]
 impl Basis for Step {
     const DEGREE: usize = 0;
 
-    #[cfg(not(kan_vfp))]
     fn at(_: &Node, _: f32, _: f32) -> Self {
         Self
     }
 
-    #[cfg(not(kan_vfp))]
     fn add(&self, rows: &[f32], fan: &Fan, sums: &mut [f32]) -> Option<()> {
         fan.add(sums, rows.get(..usize::from(fan.edges))?, |sum, c| sum + c)
     }

@@ -253,6 +253,8 @@ impl<'m> Layer<'m> {
     }
 
     /// Writes the outputs of a layer of `f32` to the start of `output`. Inputs that are missing count as 0.
+    // Not inlined: a model calls it for its first, last and other layers.
+    #[inline(never)]
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
         self.floats().eval::<KINDS>(input, output)
     }

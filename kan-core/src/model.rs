@@ -1,6 +1,6 @@
 //! A loaded model and what can be asked of it.
 
-use core::{fmt, mem};
+use core::fmt;
 
 use heapless::{Vec, VecView};
 
@@ -103,7 +103,7 @@ impl<
     /// Inputs beyond those the model has are ignored, outputs beyond are 0. Always finite.
     pub fn eval(&self, input: &[f32; IN]) -> [f32; OUT] {
         let mut output = [0.0; OUT];
-        self.eval_into(input, &mut output);
+        self.forward(input, &mut output);
         output
     }
 
@@ -132,11 +132,9 @@ impl<
             for (value, &x) in values.iter_mut().zip(input) {
                 *value = x as f32;
             }
-            let [mut a, mut b] = [[0.0; WIDTH]; 2];
-            let values = forward::<KINDS>(&self.layers, &values, &mut a, &mut b);
-            for (y, &mut value) in output.iter_mut().zip(values) {
-                *y = nearest(value);
-            }
+            let mut sums = [0.0; OUT];
+            self.forward(&values, &mut sums);
+            output = sums.map(nearest);
         }
         output
     }
@@ -149,16 +147,30 @@ impl<
 
     /// What `read` makes of the outputs.
     fn outputs_of<R>(&self, input: &[f32], read: impl FnOnce(&mut [f32]) -> R) -> R {
+        let mut output = [0.0; OUT];
+        self.forward(input, &mut output);
+        read(output.get_mut(..self.outputs()).unwrap_or(&mut []))
+    }
+
+    /// Runs the layers.
+    fn forward(&self, input: &[f32], output: &mut [f32; OUT]) -> Option<()> {
         if self.is_integer() {
-            let mut sums = [0; OUT];
-            self.forward_raw(&self.quantise(input), &mut sums);
-            let mut output = [0.0; OUT];
-            self.dequantise(&sums, &mut output);
-            read(output.get_mut(..self.outputs()).unwrap_or(&mut []))
-        } else {
-            let [mut a, mut b] = [[0.0; WIDTH]; 2];
-            read(forward::<KINDS>(&self.layers, input, &mut a, &mut b))
+            let mut raw = [0; OUT];
+            self.forward_raw(&self.quantise(input), &mut raw)?;
+            self.dequantise(&raw, output);
+            return Some(());
         }
+        let (last, before) = self.layers.split_last()?;
+        let Some((first, others)) = before.split_first() else {
+            return last.eval::<KINDS>(input, output);
+        };
+        let mut sums = [0.0; WIDTH];
+        first.eval::<KINDS>(input, &mut sums)?;
+        for layer in others {
+            let from = sums;
+            layer.eval::<KINDS>(&from, &mut sums)?;
+        }
+        last.eval::<KINDS>(&sums, output)
     }
 
     /// Runs the layers of integers.
@@ -536,22 +548,6 @@ fn line(names: &[u8], k: usize) -> Option<&str> {
     } else {
         str::from_utf8(line).ok()
     }
-}
-
-/// Runs the layers, each from one half of the scratch to the other; returns the last outputs.
-fn forward<'s, const KINDS: u16>(
-    layers: &[Layer],
-    input: &[f32],
-    mut from: &'s mut [f32],
-    mut to: &'s mut [f32],
-) -> &'s mut [f32] {
-    let mut outputs = 0;
-    for (k, layer) in layers.iter().enumerate() {
-        layer.eval::<KINDS>(if k == 0 { input } else { from }, to);
-        outputs = layer.outputs();
-        mem::swap(&mut from, &mut to);
-    }
-    from.get_mut(..outputs).unwrap_or(&mut [])
 }
 
 /// The nearest integer, half a unit away from 0; saturates, and NaN is the least.

@@ -80,27 +80,25 @@ pub(crate) fn locate<'s>(
     }
 }
 
-/// Adds the splines of `degree` of a layer of `f32`, whose nodes take `input` (0 where that ends), to its
-/// sums.
+/// A kernel for splines of one degree in `f32`.
+#[cfg(kan_vfp)]
+pub(crate) use vfp::{AddSplines, add_cubic, add_linear, add_step};
+
+/// Adds the splines of a layer of `f32`, whose nodes take `input` (0 where that ends), to its sums.
 #[cfg(kan_vfp)]
 #[inline(always)]
 pub(crate) fn add_splines(
-    degree: usize,
+    kernel: AddSplines,
     tables: &crate::float::Tables,
     input: &[f32],
     sums: &mut [f32],
 ) -> Option<()> {
-    let add: vfp::Add = match degree {
-        3 => vfp::add_cubic,
-        1 => vfp::add_linear,
-        _ => vfp::add_step,
-    };
     let nodes = tables.nodes;
-    let (given, missing) = nodes.split_at_checked(input.len()).unwrap_or((nodes, &[]));
-    if sums.len() != tables.bias.len() {
+    if nodes.is_empty() || sums.len() != tables.bias.len() {
         return None;
     }
     let is_dense = tables.targets.len() == nodes.len() * sums.len();
+    let (given, missing) = nodes.split_at_checked(input.len()).unwrap_or((nodes, &[]));
     let ends = sums.as_mut_ptr_range();
     let mut work = vfp::Work {
         nodes: given.as_ptr(),
@@ -113,17 +111,17 @@ pub(crate) fn add_splines(
         targets: tables.targets.as_ptr(),
     };
     // SAFETY: the tables have been checked: the rows and targets of all nodes are there, and the targets
-    // are sums. A layer in which the edges are as many as pairs of nodes has one between each pair. There
-    // are as many inputs as nodes, and a node.
+    // are sums. A layer with as many edges as pairs of nodes has one between each. There are as many
+    // inputs as nodes, and a node.
     unsafe {
         if !given.is_empty() {
-            add(&raw mut work);
+            kernel(&raw mut work);
         }
         for node in missing {
             work.nodes = node;
             work.nodes_end = work.nodes.wrapping_add(1);
             work.inputs = &0.0;
-            add(&raw mut work);
+            kernel(&raw mut work);
         }
     }
     Some(())

@@ -9,7 +9,7 @@ use core::arch::naked_asm;
 
 /// What a kernel works on; it moves `table` and `targets` on to those of the node after its last.
 #[repr(C)]
-pub(super) struct Work {
+pub(crate) struct Work {
     pub nodes: *const [u32; 4],
     pub inputs: *const f32,
     pub table: *const f32,
@@ -23,7 +23,7 @@ pub(super) struct Work {
 }
 
 /// At least one node.
-pub(super) type Add = unsafe extern "C" fn(*mut Work);
+pub(crate) type AddSplines = unsafe extern "C" fn(*mut Work);
 
 /// Adds the first of a row, at a register, to the sums from s16 on, with the weight in another.
 macro_rules! eight {
@@ -71,7 +71,7 @@ macro_rules! add {
         /// All pointers are to what [`Work`] says, of tables that have been checked, with as many inputs
         /// as nodes, and at least one; table and sums start at multiples of four.
         #[unsafe(naked)]
-        pub(super) unsafe extern "C" fn $name(work: *mut Work) {
+        pub(crate) unsafe extern "C" fn $name(work: *mut Work) {
             naked_asm!(
                 ".fpu fpv4-sp-d16",
                 "push {{r0, r4-r11, lr}}",
