@@ -65,13 +65,14 @@ impl Tables<'_> {
         })
     }
 
-    /// Writes the layer's outputs to the start of `output`. Inputs that are missing count as 0.
+    /// Writes biases and splines to the start of `output`.
     ///
-    /// Here and below, `None` would be an access out of bounds. [`check`](Self::check) has made sure
-    /// that there is none; that the compiler sees it too keeps the code free of panics.
+    /// Here and below, `None` would be an access out of bounds, or an input that is missing: there is none
+    /// after [`check`](Self::check) where inputs are as many as nodes. That the compiler sees it too keeps
+    /// the code free of panics.
+    #[inline(always)]
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
         let sums = output.get_mut(..self.bias.len())?;
-        sums.copy_from_slice(self.bias);
         #[cfg(kan_vfp)]
         {
             let kernel: kernel::AddSplines = match self.degree {
@@ -80,32 +81,32 @@ impl Tables<'_> {
                 0 if KINDS & kinds::STEP_F32 != 0 => kernel::add_step,
                 _ => return None,
             };
-            kernel::add_splines(kernel, self, input, sums)?;
+            kernel::add_splines(kernel, self, input, sums)
         }
         #[cfg(not(kan_vfp))]
-        match self.degree {
-            3 if KINDS & kinds::CUBIC_F32 != 0 => self.add_splines::<Cubic>(input, sums)?,
-            1 if KINDS & kinds::LINEAR_F32 != 0 => self.add_splines::<Linear>(input, sums)?,
-            0 if KINDS & kinds::STEP_F32 != 0 => self.add_splines::<Step>(input, sums)?,
-            _ => return None,
+        {
+            sums.copy_from_slice(self.bias);
+            match self.degree {
+                3 if KINDS & kinds::CUBIC_F32 != 0 => self.add_splines::<Cubic>(input, sums),
+                1 if KINDS & kinds::LINEAR_F32 != 0 => self.add_splines::<Linear>(input, sums),
+                0 if KINDS & kinds::STEP_F32 != 0 => self.add_splines::<Step>(input, sums),
+                _ => None,
+            }
         }
-        if KINDS & kinds::RESIDUAL == 0 || self.base.is_empty() {
-            return Some(());
-        }
-        self.add_base(input, sums)
     }
 
     // Not inlined: in one function the loops of all degrees compete for registers.
     #[cfg(not(kan_vfp))]
     #[inline(never)]
-    fn add_splines<B: Basis>(&self, mut input: &[f32], sums: &mut [f32]) -> Option<()> {
+    fn add_splines<B: Basis>(&self, input: &[f32], sums: &mut [f32]) -> Option<()> {
         let (mut first, mut coefficients) = (0, self.coefficients);
-        for &words in self.nodes {
+        let input = input.get(..self.nodes.len())?;
+        for (&words, &x) in self.nodes.iter().zip(input) {
             let node = Node::unpack(words);
             let edges = usize::from(node.edges);
             let count = (usize::from(node.intervals) + B::DEGREE) * edges;
             let rows = coefficients.split_off(..count)?;
-            let t = node.position(next(&mut input));
+            let t = node.position(x);
             // The conversion saturates; NaN becomes 0.
             let interval = (t as u32).min(u32::from(node.intervals) - 1);
             let rows = rows.get(interval as usize * edges..)?;
@@ -116,13 +117,15 @@ impl Tables<'_> {
         Some(())
     }
 
+    /// Adds the base functions of a residual layer to what [`eval`](Self::eval) has written.
     #[inline(never)]
-    fn add_base(&self, mut input: &[f32], sums: &mut [f32]) -> Option<()> {
+    pub fn add_base(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
+        let sums = output.get_mut(..self.bias.len())?;
         let (mut first, mut factors) = (0, self.base);
-        for &words in self.nodes {
+        for (&words, &x) in self.nodes.iter().zip(input) {
             let node = Node::unpack(words);
             let factors = factors.split_off(..usize::from(node.edges))?;
-            let base = node.base(next(&mut input));
+            let base = node.base(x);
             let fan = self.fan(first, &node);
             fan.add(sums, factors, |sum, factor| sum + base * factor)?;
             first += usize::from(node.edges);

@@ -252,11 +252,15 @@ impl<'m> Layer<'m> {
         self.floats().covers(input)
     }
 
-    /// Writes the outputs of a layer of `f32` to the start of `output`. Inputs that are missing count as 0.
+    /// Writes the outputs of a layer of `f32` to the start of `output`. No input may be missing.
     // Not inlined: a model calls it for its first, last and other layers.
     #[inline(never)]
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
-        self.floats().eval::<KINDS>(input, output)
+        self.floats().eval::<KINDS>(input, output)?;
+        if KINDS & kinds::RESIDUAL == 0 || self.base.is_empty() {
+            return Some(());
+        }
+        self.floats().add_base(input, output)
     }
 }
 

@@ -160,6 +160,9 @@ impl<
             self.dequantise(&raw, output);
             return Some(());
         }
+        if input.len() < self.inputs() {
+            return self.forward_padded(input, output);
+        }
         let (last, before) = self.layers.split_last()?;
         let Some((first, others)) = before.split_first() else {
             return last.eval::<KINDS>(input, output);
@@ -187,6 +190,14 @@ impl<
             layer.eval_raw::<KINDS>(None, &mut sums, &mut places)?;
         }
         last.eval_raw::<KINDS>(Some(&sums), output, &mut places)
+    }
+
+    /// [`forward`](Self::forward) with 0 for the inputs that are missing.
+    // Not inlined: its stack is only for those who do without inputs.
+    #[cold]
+    #[inline(never)]
+    fn forward_padded(&self, input: &[f32], output: &mut [f32; OUT]) -> Option<()> {
+        self.forward(&padded::<IN, _>(input), output)
     }
 
     /// Inputs as the integers that the tables take.

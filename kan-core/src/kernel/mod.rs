@@ -84,7 +84,8 @@ pub(crate) fn locate<'s>(
 #[cfg(kan_vfp)]
 pub(crate) use vfp::{AddSplines, add_cubic, add_linear, add_step};
 
-/// Adds the splines of a layer of `f32`, whose nodes take `input` (0 where that ends), to its sums.
+/// Sets the sums of a layer of `f32` to its biases and adds the splines. `None` unless there is an input for
+/// every node, and a node.
 #[cfg(kan_vfp)]
 #[inline(always)]
 pub(crate) fn add_splines(
@@ -93,37 +94,28 @@ pub(crate) fn add_splines(
     input: &[f32],
     sums: &mut [f32],
 ) -> Option<()> {
-    let nodes = tables.nodes;
-    if nodes.is_empty() || sums.len() != tables.bias.len() {
+    let (nodes, outputs) = (tables.nodes, tables.bias.len());
+    if nodes.is_empty() || input.len() < nodes.len() || sums.len() != outputs {
         return None;
     }
-    let is_dense = tables.targets.len() == nodes.len() * sums.len();
-    let (given, missing) = nodes.split_at_checked(input.len()).unwrap_or((nodes, &[]));
+    let is_dense = tables.targets.len() == nodes.len() * outputs;
     let ends = sums.as_mut_ptr_range();
-    let mut work = vfp::Work {
-        nodes: given.as_ptr(),
+    let work = vfp::Work {
+        nodes: nodes.as_ptr(),
         inputs: input.as_ptr(),
         table: tables.coefficients.as_ptr(),
-        row: if is_dense { 4 * sums.len() } else { 0 },
-        nodes_end: given.as_ptr_range().end,
-        eights_end: ends.end.wrapping_sub(sums.len() % 8),
+        row: if is_dense { 4 * outputs } else { 0 },
+        bias: tables.bias.as_ptr(),
+        nodes_end: nodes.as_ptr_range().end,
+        sums_end: ends.end,
+        eights_end: ends.end.wrapping_sub(outputs % 8),
         sums: ends.start,
         targets: tables.targets.as_ptr(),
     };
     // SAFETY: the tables have been checked: the rows and targets of all nodes are there, and the targets
     // are sums. A layer with as many edges as pairs of nodes has one between each. There are as many
-    // inputs as nodes, and a node.
-    unsafe {
-        if !given.is_empty() {
-            kernel(&raw mut work);
-        }
-        for node in missing {
-            work.nodes = node;
-            work.nodes_end = work.nodes.wrapping_add(1);
-            work.inputs = &0.0;
-            kernel(&raw mut work);
-        }
-    }
+    // biases as sums and as many inputs as nodes, at least one.
+    unsafe { kernel(&raw const work) };
     Some(())
 }
 

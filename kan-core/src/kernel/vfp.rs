@@ -7,7 +7,7 @@
 
 use core::arch::naked_asm;
 
-/// What a kernel works on; it moves `table` and `targets` on to those of the node after its last.
+/// What a kernel works on.
 #[repr(C)]
 pub(crate) struct Work {
     pub nodes: *const [u32; 4],
@@ -15,15 +15,17 @@ pub(crate) struct Work {
     pub table: *const f32,
     /// Bytes of a row if all nodes have edges to all outputs, else 0.
     pub row: usize,
+    pub bias: *const f32,
     pub nodes_end: *const [u32; 4],
+    pub sums_end: *mut f32,
     /// The end of the sums that fill blocks of eight.
     pub eights_end: *mut f32,
     pub sums: *mut f32,
     pub targets: *const u16,
 }
 
-/// At least one node.
-pub(crate) type AddSplines = unsafe extern "C" fn(*mut Work);
+/// Sets sums to their biases and adds the splines of all nodes.
+pub(crate) type AddSplines = unsafe extern "C" fn(*const Work);
 
 /// Adds the first of a row, at a register, to the sums from s16 on, with the weight in another.
 macro_rules! eight {
@@ -69,27 +71,34 @@ macro_rules! add {
      [$($next:literal),*], [$($row:literal $weight:literal),*]) => {
         /// # Safety
         /// All pointers are to what [`Work`] says, of tables that have been checked, with as many inputs
-        /// as nodes, and at least one; table and sums start at multiples of four.
+        /// as nodes, and biases as sums, at least one.
         #[unsafe(naked)]
-        pub(crate) unsafe extern "C" fn $name(work: *mut Work) {
+        pub(crate) unsafe extern "C" fn $name(work: *const Work) {
             naked_asm!(
                 ".fpu fpv4-sp-d16",
-                "push {{r0, r4-r11, lr}}",
+                "push {{r4-r11, lr}}",
                 "vpush {{d8-d15}}",
+                "ldm r0, {{r0-r6, r11, r12, lr}}",
+                "push {{lr}}",
+                "mov r7, r12",
+                "3:",
+                "vldmia r4!, {{s0}}",
+                "vstmia r12!, {{s0}}",
+                "cmp r12, r6",
+                "bne 3b",
                 "vmov.f32 s10, #1.0",
                 $($constants,)*
-                "ldm r0, {{r0-r3, r5, r11, r12, lr}}",
-                "push {{r12, lr}}",
                 // Where to go with weights, and after blocks of eight.
                 "adr.w r10, 10f",
                 "cmp r3, #0",
+                "it eq",
+                "moveq r12, r7",
                 "beq 2f",
                 "adr.w r10, 4f",
-                "cmp r12, r11",
+                "cmp r7, r11",
                 "bne 3f",
                 "adr.w r10, 5f",
                 "3:",
-                "add r12, r3", // the end of the sums
                 "adr.w lr, 9f",
                 "tst r3, #12",
                 "beq 3f",
@@ -142,11 +151,8 @@ macro_rules! add {
                 "9:",
                 "cmp r0, r5",
                 "bne 2b",
-                "pop {{r4, r5}}",
+                "add sp, #4",
                 "vpop {{d8-d15}}",
-                "pop {{r0}}",
-                "str r2, [r0, #8]",
-                "str r5, [r0, #28]",
                 "pop {{r4-r11, pc}}",
                 // Edges to some of the outputs, by their targets.
                 "10:",
@@ -156,7 +162,7 @@ macro_rules! add {
                 $($next,)*
                 "cmp r11, #0",
                 "beq 9b",
-                "ldr r4, [sp, #4]",
+                "ldr r4, [sp]",
                 "11:",
                 "ldrh r3, [r4], #2",
                 "add r3, r12, r3, lsl #2",
@@ -165,7 +171,7 @@ macro_rules! add {
                 "vstr s16, [r3]",
                 "subs r11, #1",
                 "bne 11b",
-                "str r4, [sp, #4]",
+                "str r4, [sp]",
                 "b 9b",
             )
         }
