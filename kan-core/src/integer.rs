@@ -278,13 +278,13 @@ impl<'m, T: Entry> Tables<'m, T> {
         sums: &mut [i32],
         places: &mut [Slot],
     ) -> Option<()> {
-        let places = locate::<B>(self.nodes, self.shift, input.unwrap_or(sums), places)?;
         // The one group of a dense layer first: it needs no look at the others.
         if let &[[_, ALL_NODES], [low, high]] = self.groups {
             let rows = usize::from(low) | usize::from(high) << 16;
-            let sums = sums.get_mut(..self.bias.len())?;
-            return add::<B, T>(places, rows, self.coefficients, Some(self.bias), sums);
+            let table = (self.coefficients, rows);
+            return run_dense::<B, T>(self.nodes, self.shift, input, places, table, self.bias, sums);
         }
+        let places = locate::<B, T>(self.nodes, self.shift, input, sums, places)?;
         let Self {
             bias,
             groups,
@@ -449,19 +449,44 @@ impl Basis for Step {
 
 /// Finds the places of all nodes.
 #[inline(always)]
-fn locate<'s, B: Basis>(
+fn locate<'s, B: Basis, T>(
     nodes: &[[u32; 4]],
     shift: u32,
-    input: &[i32],
+    input: Option<&[i32]>,
+    sums: &mut [i32],
     slots: &'s mut [Slot],
 ) -> Option<&'s [Place]> {
     #[cfg(any(kan_dsp, kan_v6m))]
-    return kernel::locate(B::TAPS, nodes, input, shift, slots);
+    return kernel::run::<T>(B::TAPS, (nodes, shift), input, slots, (&[], 0), &[], sums);
     #[cfg(not(any(kan_dsp, kan_v6m)))]
-    kernel::fill(slots, nodes, |k, &words| {
-        let position = IntegerNode::unpack(words).locate(*input.get(k)?, shift);
-        Some(B::at(position))
-    })
+    {
+        let input = input.unwrap_or(sums);
+        kernel::fill(slots, nodes, |k, &words| {
+            let position = IntegerNode::unpack(words).locate(*input.get(k)?, shift);
+            Some(B::at(position))
+        })
+    }
+}
+
+/// A layer of one group of all outputs, fed by all nodes: the table has so many rows.
+#[inline(always)]
+fn run_dense<B: Basis, T: Entry>(
+    nodes: &[[u32; 4]],
+    shift: u32,
+    input: Option<&[i32]>,
+    slots: &mut [Slot],
+    (table, rows): (&[T], usize),
+    bias: &[i32],
+    sums: &mut [i32],
+) -> Option<()> {
+    #[cfg(any(kan_dsp, kan_v6m))]
+    return kernel::run(B::TAPS, (nodes, shift), input, slots, (table, rows), bias, sums).map(|_| ());
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
+    {
+        let places = locate::<B, T>(nodes, shift, input, sums, slots)?;
+        let sums = sums.get_mut(..bias.len())?;
+        add::<B, T>(places, rows, table, Some(bias), sums)
+    }
 }
 
 /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`; the sums
@@ -474,9 +499,9 @@ fn add<B: Basis, T: Entry>(
     start: Option<&[i32]>,
     sums: &mut [i32],
 ) -> Option<()> {
-    #[cfg(kan_dsp)]
+    #[cfg(any(kan_dsp, kan_v6m))]
     return kernel::add(B::TAPS, places, rows, table, start, sums);
-    #[cfg(not(kan_dsp))]
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     {
         copy(start.unwrap_or(&[]), sums);
         match B::TAPS {
@@ -488,7 +513,7 @@ fn add<B: Basis, T: Entry>(
 }
 
 /// The same for splines of which `TAPS` coefficients count.
-#[cfg(not(kan_dsp))]
+#[cfg(not(any(kan_dsp, kan_v6m)))]
 fn add_splines<T: Entry, const TAPS: usize>(
     places: &[Place],
     rows: usize,
@@ -510,30 +535,25 @@ fn add_splines<T: Entry, const TAPS: usize>(
 }
 
 /// Adds them to `W` sums.
-#[cfg(not(kan_dsp))]
+#[cfg(not(any(kan_dsp, kan_v6m)))]
 fn add_block<T: Entry, const TAPS: usize, const W: usize>(
     places: &[Place],
     table: &[T],
     sums: &mut [i32],
 ) -> Option<()> {
-    #[cfg(kan_v6m)]
-    return kernel::add_block(TAPS, W, places, table, sums);
-    #[cfg(not(kan_v6m))]
-    {
-        let rows = table.as_chunks::<W>().0;
-        let sums: &mut [i32; W] = sums.first_chunk_mut()?;
-        for place in places {
-            let taps: &[[T; W]; TAPS] = rows.get(place.row as usize..)?.first_chunk()?;
-            let [a, b] = place.weights;
-            let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
-            for (k, sum) in sums.iter_mut().enumerate() {
-                for (weight, row) in weights.iter().zip(taps) {
-                    *sum += weight * row[k].into();
-                }
+    let rows = table.as_chunks::<W>().0;
+    let sums: &mut [i32; W] = sums.first_chunk_mut()?;
+    for place in places {
+        let taps: &[[T; W]; TAPS] = rows.get(place.row as usize..)?.first_chunk()?;
+        let [a, b] = place.weights;
+        let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
+        for (k, sum) in sums.iter_mut().enumerate() {
+            for (weight, row) in weights.iter().zip(taps) {
+                *sum += weight * row[k].into();
             }
         }
-        Some(())
     }
+    Some(())
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ mod v6m;
 mod vfp;
 
 use core::mem::MaybeUninit;
+#[cfg(any(kan_dsp, kan_v6m))]
+use core::ptr;
 
 /// Where a node's input lies: what all edges that leave the node share.
 #[derive(Clone, Copy)]
@@ -45,39 +47,131 @@ pub(crate) fn fill<'s, T>(
     Some(unsafe { slots.assume_init_ref() })
 }
 
-/// Phase 1 for splines of which `taps` coefficients count. `None` without an input or a slot for
-/// every node.
+/// A kernel of one degree and number format: finds the places of `nodes`, unless that is null, and adds the
+/// edges that leave the places to `start`.
+///
+/// # Safety
+///
+/// - At least one place; if there are nodes, as many as places and as many inputs. Otherwise the places
+///   have been written.
+/// - The table starts at a multiple of four and holds the rows of the places and as many as the degree
+///   after them for each output; `block` are the bytes for four. It is looked at only if there are outputs.
+/// - `start` and `sums` are as many as `outputs`, and `fours_end` is where of the sums blocks of four end.
+/// - `shift` is less than 32.
+#[cfg(any(kan_dsp, kan_v6m))]
+type Kernel = unsafe extern "C" fn(
+    nodes: *const [u32; 4],
+    inputs: *const i32,
+    places: *mut Place,
+    places_end: *const Place,
+    table: *const u8,
+    start: *const i32,
+    sums: *mut i32,
+    fours_end: *mut i32,
+    block: usize,
+    outputs: usize,
+    shift: u32,
+);
+
+/// The kernel for splines of which `taps` coefficients count.
 #[cfg(any(kan_dsp, kan_v6m))]
 #[inline(always)]
-pub(crate) fn locate<'s>(
-    taps: usize,
-    nodes: &[[u32; 4]],
-    inputs: &[i32],
-    shift: u32,
-    slots: &'s mut [Slot],
-) -> Option<&'s [Place]> {
+fn kernel<T>(taps: usize) -> Kernel {
     #[cfg(kan_dsp)]
-    use dsp::{Locate, locate_cubic, locate_linear, locate_step};
+    use dsp as of;
     #[cfg(kan_v6m)]
-    use v6m::{Locate, locate_cubic, locate_linear, locate_step};
+    use v6m as of;
+    match (taps, size_of::<T>()) {
+        (4, 2) => of::cubic_i16,
+        (2, 2) => of::linear_i16,
+        (_, 2) => of::step_i16,
+        (4, _) => of::cubic_i8,
+        (2, _) => of::linear_i8,
+        _ => of::step_i8,
+    }
+}
 
+/// Both phases of a layer of one group, or phase 1 of another, without a table: `None` without an input or
+/// a slot for every node. The inputs are what is in `sums` if there are no others.
+#[cfg(any(kan_dsp, kan_v6m))]
+#[inline(always)]
+pub(crate) fn run<'s, T>(
+    taps: usize,
+    (nodes, shift): (&[[u32; 4]], u32),
+    inputs: Option<&[i32]>,
+    slots: &'s mut [Slot],
+    (table, rows): (&[T], usize),
+    start: &[i32],
+    sums: &mut [i32],
+) -> Option<&'s [Place]> {
+    let given = inputs.unwrap_or(sums).len();
     let slots = slots.get_mut(..nodes.len())?;
-    if nodes.is_empty() || inputs.len() < nodes.len() {
+    if nodes.is_empty() || given < nodes.len() || sums.len() < start.len() {
         return None;
     }
-    let kernel: Locate = match taps {
-        4 => locate_cubic,
-        2 => locate_linear,
-        _ => locate_step,
-    };
     let ends = slots.as_mut_ptr_range();
-    let (start, end) = (ends.start.cast(), ends.end.cast());
-    // SAFETY: as many nodes as slots, at least one, and at least as many inputs; the shift is small.
-    // The kernel writes all slots.
+    let outputs = start.len();
+    let sums = sums.as_mut_ptr();
+    let inputs = inputs.map_or(sums.cast_const(), <[_]>::as_ptr);
+    // SAFETY: as many nodes as slots, at least one, and at least as many inputs; the shift is small. The
+    // rows of all places are in the table, which has `rows` of as many coefficients as sums to start with,
+    // and there are as many sums. The kernel writes all slots, and reads all inputs before it writes sums.
     unsafe {
-        kernel(nodes.as_ptr(), inputs.as_ptr(), start, end, shift);
+        kernel::<T>(taps)(
+            nodes.as_ptr(),
+            inputs,
+            ends.start.cast(),
+            ends.end.cast(),
+            table.as_ptr().cast(),
+            start.as_ptr(),
+            sums,
+            sums.wrapping_add(outputs & !3),
+            4 * size_of::<T>() * rows,
+            outputs,
+            shift,
+        );
         Some(slots.assume_init_ref())
     }
+}
+
+/// Phase 2: adds the edges that leave `places`, at least one, to the sums of a group, whose table has
+/// `rows`. The sums begin at `start`, as many as they, or with what they are.
+#[cfg(any(kan_dsp, kan_v6m))]
+#[inline(always)]
+pub(crate) fn add<T>(
+    taps: usize,
+    places: &[Place],
+    rows: usize,
+    table: &[T],
+    start: Option<&[i32]>,
+    sums: &mut [i32],
+) -> Option<()> {
+    let outputs = sums.len();
+    if places.is_empty() || start.is_some_and(|start| start.len() != outputs) {
+        return None;
+    }
+    let ends = places.as_ptr_range();
+    let sums = sums.as_mut_ptr();
+    let start = start.map_or(sums.cast_const(), <[_]>::as_ptr);
+    // SAFETY: there are places, and their rows are in the table, which has `rows` of as many
+    // coefficients as there are sums, and starts at a multiple of four. Without nodes the places are only
+    // read.
+    unsafe {
+        kernel::<T>(taps)(
+            ptr::null(),
+            ptr::null(),
+            ends.start.cast_mut(),
+            ends.end,
+            table.as_ptr().cast(),
+            start,
+            sums,
+            sums.wrapping_add(outputs & !3),
+            4 * size_of::<T>() * rows,
+            outputs,
+            0,
+        );
+    }
+    Some(())
 }
 
 /// A kernel for splines of one degree in `f32`.
@@ -116,84 +210,5 @@ pub(crate) fn add_splines(
     // are sums. A layer with as many edges as pairs of nodes has one between each. There are as many
     // biases as sums and as many inputs as nodes, at least one.
     unsafe { kernel(&raw const work) };
-    Some(())
-}
-
-/// Phase 2: adds the edges that leave `places`, at least one, to the sums of a group, whose table has
-/// `rows`. The sums begin at `start`, as many as they, or with what they are.
-#[cfg(kan_dsp)]
-#[inline(always)]
-pub(crate) fn add<T>(
-    taps: usize,
-    places: &[Place],
-    rows: usize,
-    table: &[T],
-    start: Option<&[i32]>,
-    sums: &mut [i32],
-) -> Option<()> {
-    let kernel: dsp::Add = match (taps, size_of::<T>()) {
-        (4, 2) => dsp::add_cubic_i16,
-        (2, 2) => dsp::add_linear_i16,
-        (_, 2) => dsp::add_step_i16,
-        (4, _) => dsp::add_cubic_i8,
-        (2, _) => dsp::add_linear_i8,
-        _ => dsp::add_step_i8,
-    };
-    if places.is_empty() || start.is_some_and(|start| start.len() != sums.len()) {
-        return None;
-    }
-    let start = start.map_or(sums.as_ptr(), <[_]>::as_ptr);
-    let places = places.as_ptr_range();
-    let mut work = dsp::Work {
-        places: places.start,
-        places_end: places.end,
-        table: table.as_ptr().cast(),
-        start,
-        outputs: sums.len(),
-        rows,
-        sums: sums.as_mut_ptr(),
-    };
-    // SAFETY: there are places, and their rows are in the table, which has `rows` of as many
-    // coefficients as there are sums, and starts at a multiple of four.
-    unsafe { kernel(&raw mut work) };
-    Some(())
-}
-
-/// Adds the edges that leave `places`, at least one, to a block of four, two or one sums, whose rows
-/// begin the table. `None` if there are fewer sums than `width`.
-#[cfg(kan_v6m)]
-#[inline(always)]
-pub(crate) fn add_block<T>(
-    taps: usize,
-    width: usize,
-    places: &[Place],
-    table: &[T],
-    sums: &mut [i32],
-) -> Option<()> {
-    macro_rules! of {
-        ($four:ident, $two:ident, $one:ident) => {
-            match width {
-                4 => v6m::$four,
-                2 => v6m::$two,
-                _ => v6m::$one,
-            }
-        };
-    }
-    let kernel: v6m::AddBlock = match (taps, size_of::<T>()) {
-        (4, 2) => of!(cubic_i16_four, cubic_i16_two, cubic_i16_one),
-        (2, 2) => of!(linear_i16_four, linear_i16_two, linear_i16_one),
-        (_, 2) => of!(step_i16_four, step_i16_two, step_i16_one),
-        (4, _) => of!(cubic_i8_four, cubic_i8_two, cubic_i8_one),
-        (2, _) => of!(linear_i8_four, linear_i8_two, linear_i8_one),
-        _ => of!(step_i8_four, step_i8_two, step_i8_one),
-    };
-    if places.is_empty() || sums.len() < width {
-        return None;
-    }
-    let places = places.as_ptr_range();
-    let (table, sums) = (table.as_ptr().cast(), sums.as_mut_ptr());
-    // SAFETY: there are places, their rows are in the table, and there are the sums; groups start at
-    // multiples of four in a table that does, and wider blocks come before others.
-    unsafe { kernel(places.start, places.end, table, sums) };
     Some(())
 }
