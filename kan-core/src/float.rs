@@ -26,7 +26,7 @@ pub(crate) struct Tables<'m> {
     pub base: &'m [f32],
 }
 
-impl Tables<'_> {
+impl<'m> Tables<'m> {
     /// Checks the tables: afterwards evaluation is total, and its sums are finite.
     pub fn check(&self, residual: bool) -> Result<(), LoadError> {
         let malformed = LoadError::Malformed;
@@ -70,29 +70,29 @@ impl Tables<'_> {
     /// Here and below, `None` would be an access out of bounds, or an input that is missing: there is none
     /// after [`check`](Self::check) where inputs are as many as nodes. That the compiler sees it too keeps
     /// the code free of panics.
+    #[cfg(not(kan_vfp))]
     #[inline(always)]
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
         let sums = output.get_mut(..self.bias.len())?;
-        #[cfg(kan_vfp)]
-        {
-            let kernel: kernel::AddSplines = match self.degree {
-                3 if KINDS & kinds::CUBIC_F32 != 0 => kernel::add_cubic,
-                1 if KINDS & kinds::LINEAR_F32 != 0 => kernel::add_linear,
-                0 if KINDS & kinds::STEP_F32 != 0 => kernel::add_step,
-                _ => return None,
-            };
-            kernel::add_splines(kernel, self, input, sums)
+        sums.copy_from_slice(self.bias);
+        match self.degree {
+            3 if KINDS & kinds::CUBIC_F32 != 0 => self.add_splines::<Cubic>(input, sums),
+            1 if KINDS & kinds::LINEAR_F32 != 0 => self.add_splines::<Linear>(input, sums),
+            0 if KINDS & kinds::STEP_F32 != 0 => self.add_splines::<Step>(input, sums),
+            _ => None,
         }
-        #[cfg(not(kan_vfp))]
-        {
-            sums.copy_from_slice(self.bias);
-            match self.degree {
-                3 if KINDS & kinds::CUBIC_F32 != 0 => self.add_splines::<Cubic>(input, sums),
-                1 if KINDS & kinds::LINEAR_F32 != 0 => self.add_splines::<Linear>(input, sums),
-                0 if KINDS & kinds::STEP_F32 != 0 => self.add_splines::<Step>(input, sums),
-                _ => None,
-            }
-        }
+    }
+
+    /// How a kernel evaluates the layer.
+    #[cfg(kan_vfp)]
+    pub fn plan<const KINDS: u16>(&self) -> Option<kernel::Plan<'m>> {
+        let kernel: kernel::Kernel = match self.degree {
+            3 if KINDS & kinds::CUBIC_F32 != 0 => kernel::cubic_f32,
+            1 if KINDS & kinds::LINEAR_F32 != 0 => kernel::linear_f32,
+            0 if KINDS & kinds::STEP_F32 != 0 => kernel::step_f32,
+            _ => return None,
+        };
+        kernel::Plan::of_floats(kernel, self)
     }
 
     // Not inlined: in one function the loops of all degrees compete for registers.
@@ -117,7 +117,7 @@ impl Tables<'_> {
         Some(())
     }
 
-    /// Adds the base functions of a residual layer to what [`eval`](Self::eval) has written.
+    /// Adds the base functions of a residual layer to its splines.
     #[inline(never)]
     pub fn add_base(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
         let sums = output.get_mut(..self.bias.len())?;

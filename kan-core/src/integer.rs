@@ -271,6 +271,23 @@ impl<'m, T: Entry> Tables<'m, T> {
         }
     }
 
+    /// How a kernel evaluates the layer, if that is one group of all outputs, fed by all nodes.
+    #[cfg(any(kan_dsp, kan_v6m))]
+    pub fn plan<const KINDS: u16>(&self) -> Option<kernel::Plan<'m>> {
+        let &[[_, ALL_NODES], [low, high]] = self.groups else {
+            return None;
+        };
+        let rows = usize::from(low) | usize::from(high) << 16;
+        let kernel = match self.degree {
+            0 if KINDS & T::STEP != 0 => Step::kernel::<T>(),
+            1 if KINDS & T::LINEAR != 0 => Linear::kernel::<T>(),
+            3 if KINDS & T::CUBIC != 0 => Cubic::kernel::<T>(),
+            _ => return None,
+        };
+        let nodes = (self.nodes, self.shift);
+        kernel::Plan::of_integers(kernel, nodes, (self.coefficients, rows), self.bias)
+    }
+
     #[inline(always)]
     fn run<B: Basis>(
         self,
@@ -278,12 +295,6 @@ impl<'m, T: Entry> Tables<'m, T> {
         sums: &mut [i32],
         places: &mut [Slot],
     ) -> Option<()> {
-        // The one group of a dense layer first: it needs no look at the others.
-        if let &[[_, ALL_NODES], [low, high]] = self.groups {
-            let rows = usize::from(low) | usize::from(high) << 16;
-            let table = (self.coefficients, rows);
-            return run_dense::<B, T>(self.nodes, self.shift, input, places, table, self.bias, sums);
-        }
         let places = locate::<B, T>(self.nodes, self.shift, input, sums, places)?;
         let Self {
             bias,
@@ -380,11 +391,16 @@ use position_of_short_products as position;
 /// Splines of one degree.
 pub(crate) trait Basis {
     /// Coefficients that count on an interval.
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize;
 
     /// The weights at a position.
     #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place;
+
+    /// What evaluates them with coefficients of this size.
+    #[cfg(any(kan_dsp, kan_v6m))]
+    fn kernel<T>() -> kernel::Kernel;
 }
 
 /// Two weights in a word.
@@ -396,6 +412,15 @@ fn pair(low: i32, high: i32) -> u32 {
 struct Cubic;
 
 impl Basis for Cubic {
+    #[cfg(any(kan_dsp, kan_v6m))]
+    fn kernel<T>() -> kernel::Kernel {
+        match size_of::<T>() {
+            2 => kernel::cubic_i16,
+            _ => kernel::cubic_i8,
+        }
+    }
+
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize = 4;
 
     #[cfg(not(any(kan_dsp, kan_v6m)))]
@@ -421,6 +446,15 @@ impl Basis for Cubic {
 struct Linear;
 
 impl Basis for Linear {
+    #[cfg(any(kan_dsp, kan_v6m))]
+    fn kernel<T>() -> kernel::Kernel {
+        match size_of::<T>() {
+            2 => kernel::linear_i16,
+            _ => kernel::linear_i8,
+        }
+    }
+
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize = 2;
 
     #[cfg(not(any(kan_dsp, kan_v6m)))]
@@ -436,6 +470,15 @@ impl Basis for Linear {
 struct Step;
 
 impl Basis for Step {
+    #[cfg(any(kan_dsp, kan_v6m))]
+    fn kernel<T>() -> kernel::Kernel {
+        match size_of::<T>() {
+            2 => kernel::step_i16,
+            _ => kernel::step_i8,
+        }
+    }
+
+    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize = 1;
 
     #[cfg(not(any(kan_dsp, kan_v6m)))]
@@ -457,7 +500,7 @@ fn locate<'s, B: Basis, T>(
     slots: &'s mut [Slot],
 ) -> Option<&'s [Place]> {
     #[cfg(any(kan_dsp, kan_v6m))]
-    return kernel::run::<T>(B::TAPS, (nodes, shift), input, slots, (&[], 0), &[], sums);
+    return kernel::locate(B::kernel::<T>(), (nodes, shift), input, sums, slots);
     #[cfg(not(any(kan_dsp, kan_v6m)))]
     {
         let input = input.unwrap_or(sums);
@@ -465,27 +508,6 @@ fn locate<'s, B: Basis, T>(
             let position = IntegerNode::unpack(words).locate(*input.get(k)?, shift);
             Some(B::at(position))
         })
-    }
-}
-
-/// A layer of one group of all outputs, fed by all nodes: the table has so many rows.
-#[inline(always)]
-fn run_dense<B: Basis, T: Entry>(
-    nodes: &[[u32; 4]],
-    shift: u32,
-    input: Option<&[i32]>,
-    slots: &mut [Slot],
-    (table, rows): (&[T], usize),
-    bias: &[i32],
-    sums: &mut [i32],
-) -> Option<()> {
-    #[cfg(any(kan_dsp, kan_v6m))]
-    return kernel::run(B::TAPS, (nodes, shift), input, slots, (table, rows), bias, sums).map(|_| ());
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
-    {
-        let places = locate::<B, T>(nodes, shift, input, sums, slots)?;
-        let sums = sums.get_mut(..bias.len())?;
-        add::<B, T>(places, rows, table, Some(bias), sums)
     }
 }
 
@@ -500,7 +522,7 @@ fn add<B: Basis, T: Entry>(
     sums: &mut [i32],
 ) -> Option<()> {
     #[cfg(any(kan_dsp, kan_v6m))]
-    return kernel::add(B::TAPS, places, rows, table, start, sums);
+    return kernel::add(B::kernel::<T>(), places, rows, table, start, sums);
     #[cfg(not(any(kan_dsp, kan_v6m)))]
     {
         copy(start.unwrap_or(&[]), sums);

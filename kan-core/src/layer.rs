@@ -3,6 +3,8 @@
 use crate::blob::{LoadError, Reader, Scalar};
 use crate::float;
 use crate::integer::{self, Entry};
+#[cfg(kan_kernels)]
+use crate::kernel::Plan;
 use crate::kernel::Slot;
 use crate::kinds;
 
@@ -19,6 +21,9 @@ pub(crate) struct Layer<'m> {
     targets: &'m [u16],
     coefficients: Coefficients<'m>,
     base: &'m [f32],
+    /// What a kernel needs; `None` if there is none for the layer as a whole.
+    #[cfg(kan_kernels)]
+    plan: Option<Plan<'m>>,
 }
 
 /// What the tables of one layer are; see [`Model::tables`](crate::Model::tables).
@@ -99,13 +104,16 @@ impl<'m> Layer<'m> {
         if nodes.len() != inputs || bias.len() != outputs || outputs == 0 {
             return Err(malformed);
         }
-        let layer = Self {
+        #[cfg_attr(not(kan_kernels), allow(unused_mut))]
+        let mut layer = Self {
             degree,
             nodes,
             bias,
             targets,
             coefficients,
             base,
+            #[cfg(kan_kernels)]
+            plan: None,
         };
         if scalar == 0 && KINDS & kinds::F32 != 0 {
             layer.floats().check(residual == 1)?;
@@ -113,6 +121,22 @@ impl<'m> Layer<'m> {
             layer.check_integer::<KINDS>(of_inputs, of_outputs)?;
         } else {
             return Err(malformed);
+        }
+        #[cfg(kan_kernels)]
+        {
+            layer.plan = match layer.coefficients {
+                #[cfg(kan_vfp)]
+                Coefficients::F32(_) if KINDS & kinds::F32 != 0 => layer.floats().plan::<KINDS>(),
+                #[cfg(any(kan_dsp, kan_v6m))]
+                Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
+                    layer.integers(table).plan::<KINDS>()
+                }
+                #[cfg(any(kan_dsp, kan_v6m))]
+                Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
+                    layer.integers(table).plan::<KINDS>()
+                }
+                _ => None,
+            };
         }
         Ok(layer)
     }
@@ -236,6 +260,21 @@ impl<'m> Layer<'m> {
         sums: &mut [i32],
         places: &mut [Slot],
     ) -> Option<()> {
+        #[cfg(any(kan_dsp, kan_v6m))]
+        if let Some(plan) = &self.plan {
+            return plan.run_integers(input, sums, places);
+        }
+        self.eval_tables::<KINDS>(input, sums, places)
+    }
+
+    /// The same without a plan.
+    #[cfg_attr(any(kan_dsp, kan_v6m), inline(never))]
+    fn eval_tables<const KINDS: u16>(
+        &self,
+        input: Option<&[i32]>,
+        sums: &mut [i32],
+        places: &mut [Slot],
+    ) -> Option<()> {
         match self.coefficients {
             Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
                 self.integers(table).eval::<KINDS>(input, sums, places)
@@ -256,6 +295,9 @@ impl<'m> Layer<'m> {
     // Not inlined: a model calls it for its first, last and other layers.
     #[inline(never)]
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
+        #[cfg(kan_vfp)]
+        self.plan.as_ref()?.run_floats(input, output)?;
+        #[cfg(not(kan_vfp))]
         self.floats().eval::<KINDS>(input, output)?;
         if KINDS & kinds::RESIDUAL == 0 || self.base.is_empty() {
             return Some(());

@@ -7,7 +7,7 @@
 
 use core::arch::naked_asm;
 
-use super::Place;
+use super::{Place, Plan};
 
 /// What makes the assembler accept the extension on a Cortex-M33.
 #[cfg(kan_m33)]
@@ -106,34 +106,36 @@ macro_rules! add {
         /// # Safety
         /// As [`Kernel`](super::Kernel).
         #[unsafe(naked)]
-        pub(super) unsafe extern "C" fn $name(
-            nodes: *const [u32; 4],
-            inputs: *const i32,
+        pub(crate) unsafe extern "C" fn $name(
+            plan: *const Plan,
+            inputs: *const u32,
+            sums: *mut u32,
             places: *mut Place,
-            places_end: *const Place,
-            table: *const u8,
-            start: *const i32,
-            sums: *mut i32,
-            fours_end: *mut i32,
-            block: usize,
-            outputs: usize,
-            shift: u32,
         ) {
             naked_asm!(
                 extension!(),
-                "push {{r2, r4-r11, lr}}",
-                "cbz r0, 2f",
-                "ldr r12, [sp, #64]",
+                "push {{r4-r11, lr}}",
+                "ldm r0, {{r0, r4, r5, r8, r9, r12}}", // nodes, table, bias, bytes, counts, shift
+                "mov r6, r2",
+                "uxth r10, r9",
+                "lsr r9, r9, #16",
+                "bic r7, r9, #3",
+                "add r7, r6, r7, lsl #2", // where of the sums blocks of four end
+                "push {{r3-r9}}",
+                "mov r2, r3",
+                "add r10, r10, r10, lsl #1",
+                "add r3, r2, r10, lsl #2",
+                "cbz r1, 2f",
                 "bl {locate}",
                 "2:",
                 "mov r2, r3",
-                "ldr r1, [sp, #40]",
-                "ldrd r9, r10, [sp, #48]", // sums and the end of fours
+                "ldr r1, [sp, #4]", // table
+                "ldrd r9, r10, [sp, #12]", // sums and the end of fours
                 "cmp r9, r10",
                 "beq 4f",
                 "2:",
                 "ldr r0, [sp]",
-                "ldr r3, [sp, #44]",
+                "ldr r3, [sp, #8]",
                 "ldm r3, {{r3-r6}}",
                 $($first,)*
                 "3:",
@@ -143,20 +145,20 @@ macro_rules! add {
                 "cmp r0, r2",
                 "bne 3b",
                 $($last,)*
-                "ldrd r9, r10, [sp, #44]", // start and sums
+                "ldrd r9, r10, [sp, #8]", // start and sums
                 "stm r10!, {{r3-r6}}",
                 "add r9, #16",
-                "strd r9, r10, [sp, #44]",
-                "ldrd r11, r12, [sp, #52]", // the end of fours and the bytes of a block
+                "strd r9, r10, [sp, #8]",
+                "ldrd r11, r12, [sp, #16]", // the end of fours and the bytes of a block
                 "add r1, r12",
                 "cmp r10, r11",
                 "bne 2b",
                 "4:",
-                "ldr r4, [sp, #60]",
+                "ldr r4, [sp, #24]",
                 "lsls r4, r4, #31", // two more leave it in the carry
                 "bcc 6f",
                 "ldr r0, [sp]",
-                "ldr r3, [sp, #44]",
+                "ldr r3, [sp, #8]",
                 "ldrd r3, r4, [r3]",
                 "5:",
                 "ldm r0!, {{r7-r9}}",
@@ -164,18 +166,18 @@ macro_rules! add {
                 $($of_two,)*
                 "cmp r0, r2",
                 "bne 5b",
-                "ldrd r9, r10, [sp, #44]",
+                "ldrd r9, r10, [sp, #8]",
                 "stm r10!, {{r3, r4}}",
                 "add r9, #8",
-                "strd r9, r10, [sp, #44]",
-                "ldr r12, [sp, #56]",
+                "strd r9, r10, [sp, #8]",
+                "ldr r12, [sp, #20]",
                 "add r1, r1, r12, lsr #1",
                 "6:",
-                "ldr r4, [sp, #60]",
+                "ldr r4, [sp, #24]",
                 "lsls r4, r4, #31", // and one more is the sign
                 "bpl 8f",
                 "ldr r0, [sp]",
-                "ldr r3, [sp, #44]",
+                "ldr r3, [sp, #8]",
                 "ldr r3, [r3]",
                 "7:",
                 "ldm r0!, {{r7-r9}}",
@@ -183,10 +185,11 @@ macro_rules! add {
                 $($of_one,)*
                 "cmp r0, r2",
                 "bne 7b",
-                "ldr r9, [sp, #48]",
+                "ldr r9, [sp, #12]",
                 "str r3, [r9]",
                 "8:",
-                "pop {{r2, r4-r11, pc}}",
+                "add sp, #28",
+                "pop {{r4-r11, pc}}",
                 locate = sym $locate,
             )
         }

@@ -16,8 +16,10 @@ mod v6m;
 #[cfg(kan_vfp)]
 mod vfp;
 
+#[cfg(kan_kernels)]
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-#[cfg(any(kan_dsp, kan_v6m))]
+#[cfg(kan_kernels)]
 use core::ptr;
 
 /// Where a node's input lies: what all edges that leave the node share.
@@ -47,99 +49,171 @@ pub(crate) fn fill<'s, T>(
     Some(unsafe { slots.assume_init_ref() })
 }
 
-/// A kernel of one degree and number format: finds the places of `nodes`, unless that is null, and adds the
-/// edges that leave the places to `start`.
+/// A kernel of one degree and number format: writes the sums of a layer of which it has the plan.
 ///
 /// # Safety
 ///
-/// - At least one place; if there are nodes, as many as places and as many inputs. Otherwise the places
-///   have been written.
-/// - The table starts at a multiple of four and holds the rows of the places and as many as the degree
-///   after them for each output; `block` are the bytes for four. It is looked at only if there are outputs.
-/// - `start` and `sums` are as many as `outputs`, and `fours_end` is where of the sums blocks of four end.
-/// - `shift` is less than 32.
-#[cfg(any(kan_dsp, kan_v6m))]
-type Kernel = unsafe extern "C" fn(
-    nodes: *const [u32; 4],
-    inputs: *const i32,
+/// - The plan is of tables that have been checked. There are as many inputs as its nodes, and as many sums
+///   as its outputs.
+/// - Of integers, there is a place for every node, and the kernel writes it; or inputs is null, and the
+///   places have been written. Of floats there are inputs, and places are not looked at.
+#[cfg(kan_kernels)]
+pub(crate) type Kernel = unsafe extern "C" fn(
+    plan: *const Plan,
+    inputs: *const u32,
+    sums: *mut u32,
     places: *mut Place,
-    places_end: *const Place,
-    table: *const u8,
-    start: *const i32,
-    sums: *mut i32,
-    fours_end: *mut i32,
-    block: usize,
-    outputs: usize,
-    shift: u32,
 );
 
-/// The kernel for splines of which `taps` coefficients count.
 #[cfg(any(kan_dsp, kan_v6m))]
-#[inline(always)]
-fn kernel<T>(taps: usize) -> Kernel {
-    #[cfg(kan_dsp)]
-    use dsp as of;
-    #[cfg(kan_v6m)]
-    use v6m as of;
-    match (taps, size_of::<T>()) {
-        (4, 2) => of::cubic_i16,
-        (2, 2) => of::linear_i16,
-        (_, 2) => of::step_i16,
-        (4, _) => of::cubic_i8,
-        (2, _) => of::linear_i8,
-        _ => of::step_i8,
+pub(crate) use integers::{cubic_i8, cubic_i16, linear_i8, linear_i16, step_i8, step_i16};
+#[cfg(kan_vfp)]
+pub(crate) use vfp::{cubic_f32, linear_f32, step_f32};
+
+#[cfg(kan_dsp)]
+use dsp as integers;
+#[cfg(kan_v6m)]
+use v6m as integers;
+
+/// A layer of floats, or a group of a layer of integers that all nodes feed, as its kernel reads it.
+#[cfg(kan_kernels)]
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Plan<'m> {
+    nodes: *const [u32; 4],
+    table: *const u8,
+    /// What the sums start with.
+    bias: *const u32,
+    /// Of integers, the bytes of the table for four outputs. Of floats, those of a row if every node has
+    /// an edge to every output, else 0.
+    bytes: usize,
+    inputs: u16,
+    outputs: u16,
+    /// Of integers the shift, of floats the targets.
+    shift_or_targets: *const u16,
+    kernel: Kernel,
+    tables: PhantomData<&'m [u32]>,
+}
+
+// SAFETY: it stands for shared references to the tables.
+#[cfg(kan_kernels)]
+unsafe impl Send for Plan<'_> {}
+// SAFETY: as above.
+#[cfg(kan_kernels)]
+unsafe impl Sync for Plan<'_> {}
+
+#[cfg(kan_kernels)]
+impl<'m> Plan<'m> {
+    /// The plan of a group of integers whose table has `rows`, with its kernel. `None` without a node.
+    #[cfg(any(kan_dsp, kan_v6m))]
+    pub fn of_integers<T>(
+        kernel: Kernel,
+        (nodes, shift): (&'m [[u32; 4]], u32),
+        (table, rows): (&'m [T], usize),
+        bias: &'m [i32],
+    ) -> Option<Self> {
+        Some(Self {
+            nodes: nodes.first()?,
+            table: table.as_ptr().cast(),
+            bias: bias.as_ptr().cast(),
+            bytes: 4 * size_of::<T>() * rows,
+            inputs: u16::try_from(nodes.len()).ok()?,
+            outputs: u16::try_from(bias.len()).ok()?,
+            shift_or_targets: ptr::without_provenance(shift as usize),
+            kernel,
+            tables: PhantomData,
+        })
+    }
+
+    /// The plan of a layer of floats, with its kernel. `None` without a node.
+    #[cfg(kan_vfp)]
+    pub fn of_floats(kernel: Kernel, tables: &crate::float::Tables<'m>) -> Option<Self> {
+        let (nodes, outputs) = (tables.nodes, tables.bias.len());
+        // As many edges as there are pairs of nodes: one between each.
+        let is_dense = tables.targets.len() == nodes.len() * outputs;
+        Some(Self {
+            nodes: nodes.first()?,
+            table: tables.coefficients.as_ptr().cast(),
+            bias: tables.bias.as_ptr().cast(),
+            bytes: if is_dense { 4 * outputs } else { 0 },
+            inputs: u16::try_from(nodes.len()).ok()?,
+            outputs: u16::try_from(outputs).ok()?,
+            shift_or_targets: tables.targets.as_ptr(),
+            kernel,
+            tables: PhantomData,
+        })
+    }
+
+    /// Writes the sums of a layer of integers; the inputs are what is in `sums` if there are no others.
+    /// `None` unless there is an input and a slot for every node, and a sum for every output.
+    #[cfg(any(kan_dsp, kan_v6m))]
+    #[inline(always)]
+    pub fn run_integers(
+        &self,
+        inputs: Option<&[i32]>,
+        sums: &mut [i32],
+        slots: &mut [Slot],
+    ) -> Option<()> {
+        let count = usize::from(self.inputs);
+        let given = inputs.unwrap_or(sums).len();
+        if given < count || slots.len() < count || sums.len() < usize::from(self.outputs) {
+            return None;
+        }
+        let inputs = inputs.map_or(sums.as_ptr(), <[_]>::as_ptr).cast();
+        // SAFETY: as many as wanted. All inputs are read before the first sum is written.
+        unsafe {
+            (self.kernel)(
+                self,
+                inputs,
+                sums.as_mut_ptr().cast(),
+                slots.as_mut_ptr().cast(),
+            );
+        }
+        Some(())
+    }
+
+    /// Writes the sums of a layer of floats. `None` unless there is an input for every node and a sum for
+    /// every output.
+    #[cfg(kan_vfp)]
+    #[inline(always)]
+    pub fn run_floats(&self, inputs: &[f32], sums: &mut [f32]) -> Option<()> {
+        if inputs.len() < usize::from(self.inputs) || sums.len() < usize::from(self.outputs) {
+            return None;
+        }
+        // SAFETY: as many as wanted; of floats places are not looked at.
+        unsafe {
+            (self.kernel)(
+                self,
+                inputs.as_ptr().cast(),
+                sums.as_mut_ptr().cast(),
+                ptr::null_mut(),
+            );
+        }
+        Some(())
     }
 }
 
-/// Both phases of a layer of one group, or phase 1 of another, without a table: `None` without an input or
-/// a slot for every node. The inputs are what is in `sums` if there are no others.
+/// Phase 1 alone. `None` without an input and a slot for every node, or without a node.
 #[cfg(any(kan_dsp, kan_v6m))]
-#[inline(always)]
-pub(crate) fn run<'s, T>(
-    taps: usize,
-    (nodes, shift): (&[[u32; 4]], u32),
+pub(crate) fn locate<'s>(
+    kernel: Kernel,
+    nodes: (&[[u32; 4]], u32),
     inputs: Option<&[i32]>,
-    slots: &'s mut [Slot],
-    (table, rows): (&[T], usize),
-    start: &[i32],
     sums: &mut [i32],
+    slots: &'s mut [Slot],
 ) -> Option<&'s [Place]> {
-    let given = inputs.unwrap_or(sums).len();
-    let slots = slots.get_mut(..nodes.len())?;
-    if nodes.is_empty() || given < nodes.len() || sums.len() < start.len() {
-        return None;
-    }
-    let ends = slots.as_mut_ptr_range();
-    let outputs = start.len();
-    let sums = sums.as_mut_ptr();
-    let inputs = inputs.map_or(sums.cast_const(), <[_]>::as_ptr);
-    // SAFETY: as many nodes as slots, at least one, and at least as many inputs; the shift is small. The
-    // rows of all places are in the table, which has `rows` of as many coefficients as sums to start with,
-    // and there are as many sums. The kernel writes all slots, and reads all inputs before it writes sums.
-    unsafe {
-        kernel::<T>(taps)(
-            nodes.as_ptr(),
-            inputs,
-            ends.start.cast(),
-            ends.end.cast(),
-            table.as_ptr().cast(),
-            start.as_ptr(),
-            sums,
-            sums.wrapping_add(outputs & !3),
-            4 * size_of::<T>() * rows,
-            outputs,
-            shift,
-        );
-        Some(slots.assume_init_ref())
-    }
+    let count = nodes.0.len();
+    let plan = Plan::of_integers::<u8>(kernel, nodes, (&[], 0), &[])?;
+    plan.run_integers(inputs, sums, slots)?;
+    // SAFETY: the kernel has written as many.
+    Some(unsafe { slots.get(..count)?.assume_init_ref() })
 }
 
-/// Phase 2: adds the edges that leave `places`, at least one, to the sums of a group, whose table has
-/// `rows`. The sums begin at `start`, as many as they, or with what they are.
+/// Phase 2 alone: adds the edges that leave `places` to the sums of a group, whose table has `rows`. The
+/// sums begin at `start`, as many as they, or with what they are. `None` without a place.
 #[cfg(any(kan_dsp, kan_v6m))]
-#[inline(always)]
 pub(crate) fn add<T>(
-    taps: usize,
+    kernel: Kernel,
     places: &[Place],
     rows: usize,
     table: &[T],
@@ -150,65 +224,27 @@ pub(crate) fn add<T>(
     if places.is_empty() || start.is_some_and(|start| start.len() != outputs) {
         return None;
     }
-    let ends = places.as_ptr_range();
     let sums = sums.as_mut_ptr();
-    let start = start.map_or(sums.cast_const(), <[_]>::as_ptr);
-    // SAFETY: there are places, and their rows are in the table, which has `rows` of as many
-    // coefficients as there are sums, and starts at a multiple of four. Without nodes the places are only
-    // read.
+    let plan = Plan {
+        nodes: ptr::null(),
+        table: table.as_ptr().cast(),
+        bias: start.map_or(sums.cast_const(), <[_]>::as_ptr).cast(),
+        bytes: 4 * size_of::<T>() * rows,
+        inputs: u16::try_from(places.len()).ok()?,
+        outputs: u16::try_from(outputs).ok()?,
+        shift_or_targets: ptr::null(),
+        kernel,
+        tables: PhantomData,
+    };
+    // SAFETY: the rows of the places are in the table, which has `rows` of as many coefficients as there are
+    // sums, and starts at a multiple of four. Without inputs the places are only read.
     unsafe {
-        kernel::<T>(taps)(
+        kernel(
+            &raw const plan,
             ptr::null(),
-            ptr::null(),
-            ends.start.cast_mut(),
-            ends.end,
-            table.as_ptr().cast(),
-            start,
-            sums,
-            sums.wrapping_add(outputs & !3),
-            4 * size_of::<T>() * rows,
-            outputs,
-            0,
+            sums.cast(),
+            places.as_ptr().cast_mut(),
         );
     }
-    Some(())
-}
-
-/// A kernel for splines of one degree in `f32`.
-#[cfg(kan_vfp)]
-pub(crate) use vfp::{AddSplines, add_cubic, add_linear, add_step};
-
-/// Sets the sums of a layer of `f32` to its biases and adds the splines. `None` unless there is an input for
-/// every node, and a node.
-#[cfg(kan_vfp)]
-#[inline(always)]
-pub(crate) fn add_splines(
-    kernel: AddSplines,
-    tables: &crate::float::Tables,
-    input: &[f32],
-    sums: &mut [f32],
-) -> Option<()> {
-    let (nodes, outputs) = (tables.nodes, tables.bias.len());
-    if nodes.is_empty() || input.len() < nodes.len() || sums.len() != outputs {
-        return None;
-    }
-    let is_dense = tables.targets.len() == nodes.len() * outputs;
-    let ends = sums.as_mut_ptr_range();
-    let work = vfp::Work {
-        nodes: nodes.as_ptr(),
-        inputs: input.as_ptr(),
-        table: tables.coefficients.as_ptr(),
-        row: if is_dense { 4 * outputs } else { 0 },
-        bias: tables.bias.as_ptr(),
-        nodes_end: nodes.as_ptr_range().end,
-        sums_end: ends.end,
-        eights_end: ends.end.wrapping_sub(outputs % 8),
-        sums: ends.start,
-        targets: tables.targets.as_ptr(),
-    };
-    // SAFETY: the tables have been checked: the rows and targets of all nodes are there, and the targets
-    // are sums. A layer with as many edges as pairs of nodes has one between each. There are as many
-    // biases as sums and as many inputs as nodes, at least one.
-    unsafe { kernel(&raw const work) };
     Some(())
 }

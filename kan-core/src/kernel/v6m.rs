@@ -3,11 +3,10 @@
 
 use core::arch::naked_asm;
 
-use super::Place;
+use super::{Place, Plan};
 
 /// Phase 1, for kernels to branch to: from nodes at r0 and inputs at r1, at least one, writes the places
-/// from r2 to r3, which it keeps. It makes use of all other registers, and of the shift among the arguments
-/// of the kernel. `$weights` makes weights (r5, r6) of a position (r7), and leaves r0 as it is; r10 and
+/// from r2 to r3, which it keeps. The shift is in r8; all other registers are free. `$weights` makes weights (r5, r6) of a position (r7), and leaves r0 as it is; r10 and
 /// r11 are its own constants.
 macro_rules! locate {
     ($name:ident, $one:literal, [$($weights:literal),*]) => {
@@ -15,8 +14,6 @@ macro_rules! locate {
         unsafe extern "C" fn $name() {
             naked_asm!(
                 "push {{r3, lr}}",
-                "ldr r3, [sp, #72]",
-                "mov r8, r3",
                 "mov r9, r1",
                 "mov r12, r2",
                 "movs r1, #1",
@@ -153,18 +150,11 @@ macro_rules! add {
         /// # Safety
         /// As [`Kernel`](super::Kernel).
         #[unsafe(naked)]
-        pub(super) unsafe extern "C" fn $name(
-            nodes: *const [u32; 4],
-            inputs: *const i32,
+        pub(crate) unsafe extern "C" fn $name(
+            plan: *const Plan,
+            inputs: *const u32,
+            sums: *mut u32,
             places: *mut Place,
-            places_end: *const Place,
-            table: *const u8,
-            start: *const i32,
-            sums: *mut i32,
-            fours_end: *mut i32,
-            block: usize,
-            outputs: usize,
-            shift: u32,
         ) {
             naked_asm!(
                 "push {{r4-r7, lr}}",
@@ -172,16 +162,42 @@ macro_rules! add {
                 "mov r5, r9",
                 "mov r6, r10",
                 "mov r7, r11",
-                "push {{r2, r4-r7}}",
-                "cmp r0, #0",
-                "beq 2f",
-                "bl {locate}",
-                "2:",
-                "mov r12, r3",
-                "ldr r4, [sp, #40]",
+                "push {{r4-r7}}",
+                "sub sp, #28",
+                "str r3, [sp]",
+                "ldr r4, [r0, #4]",
+                "str r4, [sp, #4]", // table
                 "mov lr, r4",
-                "ldr r1, [sp, #48]", // sums
-                "ldr r2, [sp, #52]", // and the end of fours
+                "ldr r4, [r0, #8]",
+                "str r4, [sp, #8]", // what sums start with
+                "str r2, [sp, #12]",
+                "ldr r4, [r0, #16]",
+                "uxth r5, r4",
+                "lsrs r4, r4, #16",
+                "str r4, [sp, #24]", // outputs
+                "lsrs r4, r4, #2",
+                "lsls r4, r4, #4",
+                "adds r4, r4, r2",
+                "str r4, [sp, #16]", // where of the sums blocks of four end
+                "ldr r4, [r0, #12]",
+                "str r4, [sp, #20]", // bytes of a block
+                "mov r2, r3",
+                "movs r4, #12",
+                "muls r5, r4, r5",
+                "adds r3, r3, r5",
+                "mov r12, r3",
+                "cmp r1, #0",
+                "beq 2f",
+                "ldr r4, [r0, #20]",
+                "mov r8, r4", // shift
+                "ldr r0, [r0]",
+                "bl {locate}",
+                "mov r12, r3",
+                "ldr r4, [sp, #4]",
+                "mov lr, r4",
+                "2:",
+                "ldr r1, [sp, #12]",
+                "ldr r2, [sp, #16]",
                 "cmp r1, r2",
                 "beq 4f",
                 "2:",
@@ -203,22 +219,22 @@ macro_rules! add {
                 "mov r6, r10",
                 "mov r7, r11",
                 $($last,)*
-                "ldr r3, [sp, #48]",
+                "ldr r3, [sp, #12]",
                 "stm r3!, {{r4-r7}}",
-                "str r3, [sp, #48]",
-                "ldr r4, [sp, #56]", // the bytes of a block
+                "str r3, [sp, #12]",
+                "ldr r4, [sp, #20]", // the bytes of a block
                 "add lr, r4",
-                "ldr r4, [sp, #52]",
+                "ldr r4, [sp, #16]",
                 "cmp r3, r4",
                 "bne 2b",
                 "4:",
-                "ldr r4, [sp, #60]",
+                "ldr r4, [sp, #24]",
                 "lsls r4, r4, #31", // two more leave it in the carry
                 "bcc 6f",
                 "ldr r0, [sp]",
-                "ldr r3, [sp, #44]", // start
+                "ldr r3, [sp, #8]", // start
                 "ldm r3!, {{r4, r5}}",
-                "str r3, [sp, #44]",
+                "str r3, [sp, #8]",
                 "mov r8, r4",
                 "mov r9, r5",
                 "5:",
@@ -230,18 +246,18 @@ macro_rules! add {
                 "bne 5b",
                 "mov r4, r8",
                 "mov r5, r9",
-                "ldr r3, [sp, #48]",
+                "ldr r3, [sp, #12]",
                 "stm r3!, {{r4, r5}}",
-                "str r3, [sp, #48]",
-                "ldr r4, [sp, #56]",
+                "str r3, [sp, #12]",
+                "ldr r4, [sp, #20]",
                 "lsrs r4, r4, #1",
                 "add lr, r4",
                 "6:",
-                "ldr r4, [sp, #60]",
+                "ldr r4, [sp, #24]",
                 "lsls r4, r4, #31", // and one more is the sign
                 "bpl 8f",
                 "ldr r0, [sp]",
-                "ldr r3, [sp, #44]",
+                "ldr r3, [sp, #8]",
                 "ldr r4, [r3]",
                 "mov r8, r4",
                 "7:",
@@ -252,10 +268,11 @@ macro_rules! add {
                 "cmp r0, r12",
                 "bne 7b",
                 "mov r4, r8",
-                "ldr r3, [sp, #48]",
+                "ldr r3, [sp, #12]",
                 "str r4, [r3]",
                 "8:",
-                "pop {{r3-r7}}",
+                "add sp, #28",
+                "pop {{r4-r7}}",
                 "mov r8, r4",
                 "mov r9, r5",
                 "mov r10, r6",
@@ -269,7 +286,7 @@ macro_rules! add {
      $four:literal [$of_four:expr], $two:literal [$of_two:expr], $one:literal [$of_one:expr]) => {
         add!(
             $name, $locate,
-            $four ["ldr r3, [sp, #44]", "ldm r3!, {{r4-r7}}", "str r3, [sp, #44]"] [$of_four] [],
+            $four ["ldr r3, [sp, #8]", "ldm r3!, {{r4-r7}}", "str r3, [sp, #8]"] [$of_four] [],
             $two [$of_two],
             $one [$of_one]
         );
@@ -379,12 +396,12 @@ add!(
     ] [
         "lsls r4, r4, #16", "asrs r4, r4, #2", "lsls r5, r5, #14",
         "lsls r6, r6, #16", "asrs r6, r6, #2", "lsls r7, r7, #14",
-        "ldr r3, [sp, #44]",
+        "ldr r3, [sp, #8]",
         "ldm r3!, {{r0-r2}}",
         "adds r4, r4, r0", "adds r5, r5, r1", "adds r6, r6, r2",
         "ldm r3!, {{r0}}",
         "adds r7, r7, r0",
-        "str r3, [sp, #44]"
+        "str r3, [sp, #8]"
     ],
     "2" [step!(two_i16)],
     "1" [step!(one_i16)]

@@ -7,25 +7,7 @@
 
 use core::arch::naked_asm;
 
-/// What a kernel works on.
-#[repr(C)]
-pub(crate) struct Work {
-    pub nodes: *const [u32; 4],
-    pub inputs: *const f32,
-    pub table: *const f32,
-    /// Bytes of a row if all nodes have edges to all outputs, else 0.
-    pub row: usize,
-    pub bias: *const f32,
-    pub nodes_end: *const [u32; 4],
-    pub sums_end: *mut f32,
-    /// The end of the sums that fill blocks of eight.
-    pub eights_end: *mut f32,
-    pub sums: *mut f32,
-    pub targets: *const u16,
-}
-
-/// Sets sums to their biases and adds the splines of all nodes.
-pub(crate) type AddSplines = unsafe extern "C" fn(*const Work);
+use super::{Place, Plan};
 
 /// Adds the first of a row, at a register, to the sums from s16 on, with the weight in another.
 macro_rules! eight {
@@ -70,22 +52,34 @@ macro_rules! add {
     ($name:ident, $degree:literal, [$($constants:literal),*], [$($weights:literal),*],
      [$($next:literal),*], [$($row:literal $weight:literal),*]) => {
         /// # Safety
-        /// All pointers are to what [`Work`] says, of tables that have been checked, with as many inputs
-        /// as nodes, and biases as sums, at least one.
+        /// As [`Kernel`](super::Kernel).
         #[unsafe(naked)]
-        pub(crate) unsafe extern "C" fn $name(work: *const Work) {
+        pub(crate) unsafe extern "C" fn $name(
+            plan: *const Plan,
+            inputs: *const u32,
+            sums: *mut u32,
+            places: *mut Place,
+        ) {
             naked_asm!(
                 ".fpu fpv4-sp-d16",
                 "push {{r4-r11, lr}}",
                 "vpush {{d8-d15}}",
-                "ldm r0, {{r0-r6, r11, r12, lr}}",
+                "mov r12, r2",
+                "mov r7, r2",
+                "ldm r0, {{r0, r2-r5, lr}}", // nodes, table, bias, bytes, counts, targets
                 "push {{lr}}",
-                "mov r7, r12",
+                "lsr r11, r5, #16",
+                "add r6, r7, r11, lsl #2", // the end of the sums
+                "and r11, r11, #7",
+                "sub r11, r6, r11, lsl #2", // and of blocks of eight
+                "uxth r5, r5",
+                "add r5, r0, r5, lsl #4",
                 "3:",
-                "vldmia r4!, {{s0}}",
+                "vldmia r3!, {{s0}}",
                 "vstmia r12!, {{s0}}",
                 "cmp r12, r6",
                 "bne 3b",
+                "mov r3, r4",
                 "vmov.f32 s10, #1.0",
                 $($constants,)*
                 // Where to go with weights, and after blocks of eight.
@@ -179,7 +173,7 @@ macro_rules! add {
 }
 
 add!(
-    add_cubic,
+    cubic_f32,
     "3",
     [
         "vmov.f32 s11, #0.5", "vmov.f32 s12, #2.0", "vsub.f32 s15, s10, s10",
@@ -233,7 +227,7 @@ add!(
 );
 
 add!(
-    add_linear,
+    linear_f32,
     "1",
     [],
     [
@@ -262,7 +256,7 @@ add!(
 );
 
 add!(
-    add_step,
+    step_f32,
     "0",
     [],
     [
