@@ -4,7 +4,6 @@ use std::env;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-check-cfg=cfg(kan_dsp, kan_m33, kan_v6m, kan_vfp, kan_kernels)");
     let target = env::var("TARGET").unwrap_or_default();
     // A Cortex-M33 may come without the DSP extension: only who names the processor has it.
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
@@ -18,8 +17,11 @@ fn main() {
         (m33, "kan_m33"),
         (v6m, "kan_v6m"),
         (vfp, "kan_vfp"),
+        // Kernels for integers, and for any.
+        (dsp || v6m, "kan_integers"),
         (dsp || v6m || vfp, "kan_kernels"),
     ] {
+        println!("cargo::rustc-check-cfg=cfg({name})");
         if has {
             println!("cargo::rustc-cfg={name}");
         }

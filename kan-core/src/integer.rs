@@ -256,6 +256,7 @@ impl<'m, T: Entry> Tables<'m, T> {
     ///
     /// `None` would be an access out of bounds, or an input that is missing: there is none after
     /// [`check`](Self::check) where inputs are as many as nodes.
+    #[cfg(not(kan_integers))]
     #[inline(always)]
     pub fn eval<const KINDS: u16>(
         self,
@@ -271,76 +272,87 @@ impl<'m, T: Entry> Tables<'m, T> {
         }
     }
 
-    /// How a kernel evaluates the layer, if that is one group of all outputs, fed by all nodes.
-    #[cfg(any(kan_dsp, kan_v6m))]
+    /// How a kernel evaluates the layer: all of it if that is one group of all outputs, fed by all nodes,
+    /// else the places of its nodes, from which [`add_groups`](Self::add_groups) goes on.
+    #[cfg(kan_integers)]
     pub fn plan<const KINDS: u16>(&self) -> Option<kernel::Plan<'m>> {
-        let &[[_, ALL_NODES], [low, high]] = self.groups else {
-            return None;
-        };
-        let rows = usize::from(low) | usize::from(high) << 16;
-        let kernel = match self.degree {
-            0 if KINDS & T::STEP != 0 => Step::kernel::<T>(),
-            1 if KINDS & T::LINEAR != 0 => Linear::kernel::<T>(),
-            3 if KINDS & T::CUBIC != 0 => Cubic::kernel::<T>(),
+        let kernel: kernel::Kernel = match (self.degree, size_of::<T>()) {
+            (0, 2) if KINDS & T::STEP != 0 => kernel::step_i16,
+            (0, _) if KINDS & T::STEP != 0 => kernel::step_i8,
+            (1, 2) if KINDS & T::LINEAR != 0 => kernel::linear_i16,
+            (1, _) if KINDS & T::LINEAR != 0 => kernel::linear_i8,
+            (3, 2) if KINDS & T::CUBIC != 0 => kernel::cubic_i16,
+            (3, _) if KINDS & T::CUBIC != 0 => kernel::cubic_i8,
             _ => return None,
         };
-        let nodes = (self.nodes, self.shift);
-        kernel::Plan::of_integers(kernel, nodes, (self.coefficients, rows), self.bias)
+        let (table, bias) = match *self.groups {
+            [[_, ALL_NODES], [low, high]] => {
+                let rows = usize::from(low) | usize::from(high) << 16;
+                ((self.coefficients, rows), self.bias)
+            }
+            _ => ((&[][..], 0), &[][..]),
+        };
+        kernel::Plan::of_integers(kernel, (self.nodes, self.shift), table, bias)
     }
 
+    #[cfg(not(kan_integers))]
     #[inline(always)]
     fn run<B: Basis>(
         self,
         input: Option<&[i32]>,
         sums: &mut [i32],
-        places: &mut [Slot],
+        slots: &mut [Slot],
     ) -> Option<()> {
-        let places = locate::<B, T>(self.nodes, self.shift, input, sums, places)?;
+        let input = input.unwrap_or(sums);
+        let places = kernel::fill(slots, self.nodes, |k, &words| {
+            let position = IntegerNode::unpack(words).locate(*input.get(k)?, self.shift);
+            Some(B::at(position))
+        })?;
+        self.add_groups(places, sums, add::<B, T>)
+    }
+
+    /// Phase 2: sets the sums to what leaves the places of the nodes, group by group. `add` adds the edges
+    /// that leave some places to the sums of a group, of which the table has so many rows; the sums begin
+    /// at other numbers, or with what they are.
+    #[inline(always)]
+    pub fn add_groups(
+        self,
+        places: &[Place],
+        sums: &mut [i32],
+        add: impl Fn(&[Place], usize, &[T], Option<&[i32]>, &mut [i32]) -> Option<()>,
+    ) -> Option<()> {
         let Self {
-            bias,
-            groups,
-            coefficients,
+            mut bias,
+            mut groups,
+            mut coefficients,
             ..
         } = self;
-        run_groups::<B, T>(groups, bias, coefficients, places, sums)
-    }
-}
-
-/// Phase 2 of a layer of several groups.
-#[inline(never)]
-fn run_groups<B: Basis, T: Entry>(
-    mut groups: &[[u16; 2]],
-    mut bias: &[i32],
-    mut coefficients: &[T],
-    places: &[Place],
-    sums: &mut [i32],
-) -> Option<()> {
-    let mut sums = sums.get_mut(..bias.len())?;
-    while let Some(group) = next_group(&mut groups) {
-        let sums = sums.split_off_mut(..group.outputs)?;
-        let start = bias.split_off(..group.outputs)?;
-        let count = group.rows * group.outputs;
-        let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
-        match group.members {
-            None => add::<B, T>(places, group.rows, table, Some(start), sums)?,
-            Some([]) => copy(start, sums),
-            Some(mut members) => {
-                let mut start = Some(start);
-                while !members.is_empty() {
-                    let some = members.split_off(..members.len().min(GATHERED))?;
-                    let mut slots = [const { Slot::uninit() }; GATHERED];
-                    // Their rows without those that are skipped.
-                    let gathered = kernel::fill(&mut slots, some, |_, &[node, skipped]| {
-                        let place = *places.get(usize::from(node))?;
-                        let row = place.row - u32::from(skipped);
-                        Some(Place { row, ..place })
-                    })?;
-                    add::<B, T>(gathered, group.rows, table, start.take(), sums)?;
-                }
+        let mut sums = sums.get_mut(..bias.len())?;
+        while let Some(group) = next_group(&mut groups) {
+            let sums = sums.split_off_mut(..group.outputs)?;
+            let start = bias.split_off(..group.outputs)?;
+            let count = group.rows * group.outputs;
+            let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
+            let Some(mut members) = group.members else {
+                add(places, group.rows, table, Some(start), sums)?;
+                continue;
+            };
+            let mut start = Some(start);
+            while !members.is_empty() {
+                let some = members.split_off(..members.len().min(GATHERED))?;
+                let mut slots = [const { Slot::uninit() }; GATHERED];
+                // Their rows without those that are skipped.
+                let gathered = kernel::fill(&mut slots, some, |_, &[node, skipped]| {
+                    let place = *places.get(usize::from(node))?;
+                    let row = place.row - u32::from(skipped);
+                    Some(Place { row, ..place })
+                })?;
+                add(gathered, group.rows, table, start.take(), sums)?;
             }
+            copy(start.unwrap_or(&[]), sums); // without a member
         }
+        Some(())
     }
-    Some(())
 }
 
 /// Where sums start.
@@ -350,7 +362,7 @@ fn copy(start: &[i32], sums: &mut [i32]) {
     }
 }
 
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 impl IntegerNode {
     /// Where `x` is: the row of its interval in the upper 17 bits, and Q15 of the interval.
     fn locate(&self, x: i32, shift: u32) -> u32 {
@@ -361,7 +373,7 @@ impl IntegerNode {
 }
 
 /// `x`, or 0 if it is negative.
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 fn at_least_0(x: i32) -> i32 {
     x & !(x >> 31)
 }
@@ -389,41 +401,28 @@ fn position_of_short_products(d: u32, scale: u32) -> u32 {
 use position_of_short_products as position;
 
 /// Splines of one degree.
-pub(crate) trait Basis {
+#[cfg(not(kan_integers))]
+trait Basis {
     /// Coefficients that count on an interval.
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize;
 
     /// The weights at a position.
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place;
-
-    /// What evaluates them with coefficients of this size.
-    #[cfg(any(kan_dsp, kan_v6m))]
-    fn kernel<T>() -> kernel::Kernel;
 }
 
 /// Two weights in a word.
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 fn pair(low: i32, high: i32) -> u32 {
     (low as u32 & 0xffff) | (high as u32) << 16
 }
 
+#[cfg(not(kan_integers))]
 struct Cubic;
 
+#[cfg(not(kan_integers))]
 impl Basis for Cubic {
-    #[cfg(any(kan_dsp, kan_v6m))]
-    fn kernel<T>() -> kernel::Kernel {
-        match size_of::<T>() {
-            2 => kernel::cubic_i16,
-            _ => kernel::cubic_i8,
-        }
-    }
-
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize = 4;
 
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         let t = position & 0x7fff;
         let t2 = t * t; // Q30
@@ -443,21 +442,13 @@ impl Basis for Cubic {
     }
 }
 
+#[cfg(not(kan_integers))]
 struct Linear;
 
+#[cfg(not(kan_integers))]
 impl Basis for Linear {
-    #[cfg(any(kan_dsp, kan_v6m))]
-    fn kernel<T>() -> kernel::Kernel {
-        match size_of::<T>() {
-            2 => kernel::linear_i16,
-            _ => kernel::linear_i8,
-        }
-    }
-
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize = 2;
 
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         let t = ((position >> 1) & 0x3fff) as i32;
         Place {
@@ -467,21 +458,13 @@ impl Basis for Linear {
     }
 }
 
+#[cfg(not(kan_integers))]
 struct Step;
 
+#[cfg(not(kan_integers))]
 impl Basis for Step {
-    #[cfg(any(kan_dsp, kan_v6m))]
-    fn kernel<T>() -> kernel::Kernel {
-        match size_of::<T>() {
-            2 => kernel::step_i16,
-            _ => kernel::step_i8,
-        }
-    }
-
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     const TAPS: usize = 1;
 
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         Place {
             weights: [16_384, 0],
@@ -490,30 +473,9 @@ impl Basis for Step {
     }
 }
 
-/// Finds the places of all nodes.
-#[inline(always)]
-fn locate<'s, B: Basis, T>(
-    nodes: &[[u32; 4]],
-    shift: u32,
-    input: Option<&[i32]>,
-    sums: &mut [i32],
-    slots: &'s mut [Slot],
-) -> Option<&'s [Place]> {
-    #[cfg(any(kan_dsp, kan_v6m))]
-    return kernel::locate(B::kernel::<T>(), (nodes, shift), input, sums, slots);
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
-    {
-        let input = input.unwrap_or(sums);
-        kernel::fill(slots, nodes, |k, &words| {
-            let position = IntegerNode::unpack(words).locate(*input.get(k)?, shift);
-            Some(B::at(position))
-        })
-    }
-}
-
 /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`; the sums
 /// begin at `start`, or with what they are.
-#[inline(always)]
+#[cfg(not(kan_integers))]
 fn add<B: Basis, T: Entry>(
     places: &[Place],
     rows: usize,
@@ -521,21 +483,16 @@ fn add<B: Basis, T: Entry>(
     start: Option<&[i32]>,
     sums: &mut [i32],
 ) -> Option<()> {
-    #[cfg(any(kan_dsp, kan_v6m))]
-    return kernel::add(B::kernel::<T>(), places, rows, table, start, sums);
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
-    {
-        copy(start.unwrap_or(&[]), sums);
-        match B::TAPS {
-            4 => add_splines::<T, 4>(places, rows, table, sums),
-            2 => add_splines::<T, 2>(places, rows, table, sums),
-            _ => add_splines::<T, 1>(places, rows, table, sums),
-        }
+    copy(start.unwrap_or(&[]), sums);
+    match B::TAPS {
+        4 => add_splines::<T, 4>(places, rows, table, sums),
+        2 => add_splines::<T, 2>(places, rows, table, sums),
+        _ => add_splines::<T, 1>(places, rows, table, sums),
     }
 }
 
 /// The same for splines of which `TAPS` coefficients count.
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 fn add_splines<T: Entry, const TAPS: usize>(
     places: &[Place],
     rows: usize,
@@ -557,7 +514,7 @@ fn add_splines<T: Entry, const TAPS: usize>(
 }
 
 /// Adds them to `W` sums.
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 fn add_block<T: Entry, const TAPS: usize, const W: usize>(
     places: &[Place],
     table: &[T],

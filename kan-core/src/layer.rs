@@ -3,6 +3,8 @@
 use crate::blob::{LoadError, Reader, Scalar};
 use crate::float;
 use crate::integer::{self, Entry};
+#[cfg(kan_integers)]
+use crate::kernel::Place;
 #[cfg(kan_kernels)]
 use crate::kernel::Plan;
 use crate::kernel::Slot;
@@ -127,11 +129,11 @@ impl<'m> Layer<'m> {
             layer.plan = match layer.coefficients {
                 #[cfg(kan_vfp)]
                 Coefficients::F32(_) if KINDS & kinds::F32 != 0 => layer.floats().plan::<KINDS>(),
-                #[cfg(any(kan_dsp, kan_v6m))]
+                #[cfg(kan_integers)]
                 Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
                     layer.integers(table).plan::<KINDS>()
                 }
-                #[cfg(any(kan_dsp, kan_v6m))]
+                #[cfg(kan_integers)]
                 Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
                     layer.integers(table).plan::<KINDS>()
                 }
@@ -260,21 +262,16 @@ impl<'m> Layer<'m> {
         sums: &mut [i32],
         places: &mut [Slot],
     ) -> Option<()> {
-        #[cfg(any(kan_dsp, kan_v6m))]
-        if let Some(plan) = &self.plan {
-            return plan.run_integers(input, sums, places);
+        #[cfg(kan_integers)]
+        {
+            let plan = self.plan.as_ref()?;
+            let places = plan.run_integers(input, sums, places)?;
+            if plan.is_of_groups() {
+                self.add_groups::<KINDS>(plan, places, sums)?;
+            }
+            Some(())
         }
-        self.eval_tables::<KINDS>(input, sums, places)
-    }
-
-    /// The same without a plan.
-    #[cfg_attr(any(kan_dsp, kan_v6m), inline(never))]
-    fn eval_tables<const KINDS: u16>(
-        &self,
-        input: Option<&[i32]>,
-        sums: &mut [i32],
-        places: &mut [Slot],
-    ) -> Option<()> {
+        #[cfg(not(kan_integers))]
         match self.coefficients {
             Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
                 self.integers(table).eval::<KINDS>(input, sums, places)
@@ -282,6 +279,25 @@ impl<'m> Layer<'m> {
             Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
                 self.integers(table).eval::<KINDS>(input, sums, places)
             }
+            _ => None,
+        }
+    }
+
+    #[cfg(kan_integers)]
+    #[inline(never)]
+    fn add_groups<const KINDS: u16>(
+        &self,
+        plan: &Plan,
+        places: &[Place],
+        sums: &mut [i32],
+    ) -> Option<()> {
+        match self.coefficients {
+            Coefficients::I16(table) if KINDS & kinds::I16 != 0 => self
+                .integers(table)
+                .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e)),
+            Coefficients::I8(table) if KINDS & kinds::I8 != 0 => self
+                .integers(table)
+                .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e)),
             _ => None,
         }
     }

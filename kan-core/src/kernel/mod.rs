@@ -55,7 +55,7 @@ pub(crate) fn fill<'s, T>(
 ///
 /// - The plan is of tables that have been checked. There are as many inputs as its nodes, and as many sums
 ///   as its outputs.
-/// - Of integers, there is a place for every node, and the kernel writes it; or inputs is null, and the
+/// - Of integers, there is a place for every node, and the kernel writes it; or inputs is null, and as many
 ///   places have been written. Of floats there are inputs, and places are not looked at.
 #[cfg(kan_kernels)]
 pub(crate) type Kernel = unsafe extern "C" fn(
@@ -65,7 +65,7 @@ pub(crate) type Kernel = unsafe extern "C" fn(
     places: *mut Place,
 );
 
-#[cfg(any(kan_dsp, kan_v6m))]
+#[cfg(kan_integers)]
 pub(crate) use integers::{cubic_i8, cubic_i16, linear_i8, linear_i16, step_i8, step_i16};
 #[cfg(kan_vfp)]
 pub(crate) use vfp::{cubic_f32, linear_f32, step_f32};
@@ -105,7 +105,7 @@ unsafe impl Sync for Plan<'_> {}
 #[cfg(kan_kernels)]
 impl<'m> Plan<'m> {
     /// The plan of a group of integers whose table has `rows`, with its kernel. `None` without a node.
-    #[cfg(any(kan_dsp, kan_v6m))]
+    #[cfg(kan_integers)]
     pub fn of_integers<T>(
         kernel: Kernel,
         (nodes, shift): (&'m [[u32; 4]], u32),
@@ -144,23 +144,25 @@ impl<'m> Plan<'m> {
         })
     }
 
-    /// Writes the sums of a layer of integers; the inputs are what is in `sums` if there are no others.
-    /// `None` unless there is an input and a slot for every node, and a sum for every output.
-    #[cfg(any(kan_dsp, kan_v6m))]
+    /// Finds the places of the nodes, and writes the sums of a layer of integers; the inputs are what is in
+    /// `sums` if there are no others. `None` unless there is an input and a slot for every node, and a
+    /// sum for every output.
+    #[cfg(kan_integers)]
     #[inline(always)]
-    pub fn run_integers(
+    pub fn run_integers<'s>(
         &self,
         inputs: Option<&[i32]>,
         sums: &mut [i32],
-        slots: &mut [Slot],
-    ) -> Option<()> {
+        slots: &'s mut [Slot],
+    ) -> Option<&'s [Place]> {
         let count = usize::from(self.inputs);
-        let given = inputs.unwrap_or(sums).len();
-        if given < count || slots.len() < count || sums.len() < usize::from(self.outputs) {
+        let slots = slots.get_mut(..count)?;
+        if inputs.unwrap_or(sums).len() < count || sums.len() < usize::from(self.outputs) {
             return None;
         }
         let inputs = inputs.map_or(sums.as_ptr(), <[_]>::as_ptr).cast();
-        // SAFETY: as many as wanted. All inputs are read before the first sum is written.
+        // SAFETY: as many as wanted, and the kernel writes all slots. All inputs are read before the first
+        // sum is written.
         unsafe {
             (self.kernel)(
                 self,
@@ -168,7 +170,46 @@ impl<'m> Plan<'m> {
                 sums.as_mut_ptr().cast(),
                 slots.as_mut_ptr().cast(),
             );
+            Some(slots.assume_init_ref())
         }
+    }
+
+    /// Whether the sums are those of groups, to be [added](Self::add).
+    #[cfg(kan_integers)]
+    pub fn is_of_groups(&self) -> bool {
+        self.outputs == 0
+    }
+
+    /// Adds the edges that leave `places` to the sums of a group, whose table has `rows`. The sums begin at
+    /// `start`, as many as they, or with what they are. `None` without a place.
+    #[cfg(kan_integers)]
+    #[inline(always)]
+    pub fn add<T>(
+        &self,
+        places: &[Place],
+        rows: usize,
+        table: &[T],
+        start: Option<&[i32]>,
+        sums: &mut [i32],
+    ) -> Option<()> {
+        let outputs = sums.len();
+        if places.is_empty() || start.is_some_and(|start| start.len() != outputs) {
+            return None;
+        }
+        let sums = sums.as_mut_ptr();
+        let plan = Plan {
+            table: table.as_ptr().cast(),
+            bias: start.map_or(sums.cast_const(), <[_]>::as_ptr).cast(),
+            bytes: 4 * size_of::<T>() * rows,
+            inputs: places.len() as u16,
+            outputs: outputs as u16,
+            ..*self
+        };
+        let places = places.as_ptr().cast_mut();
+        // SAFETY: the rows of the places are in the table, which has `rows` of as many coefficients as there
+        // are sums, and starts at a multiple of four. Neither places nor outputs are more than 65535.
+        // Without inputs the places are only read.
+        unsafe { (self.kernel)(&raw const plan, ptr::null(), sums.cast(), places) };
         Some(())
     }
 
@@ -191,60 +232,4 @@ impl<'m> Plan<'m> {
         }
         Some(())
     }
-}
-
-/// Phase 1 alone. `None` without an input and a slot for every node, or without a node.
-#[cfg(any(kan_dsp, kan_v6m))]
-pub(crate) fn locate<'s>(
-    kernel: Kernel,
-    nodes: (&[[u32; 4]], u32),
-    inputs: Option<&[i32]>,
-    sums: &mut [i32],
-    slots: &'s mut [Slot],
-) -> Option<&'s [Place]> {
-    let count = nodes.0.len();
-    let plan = Plan::of_integers::<u8>(kernel, nodes, (&[], 0), &[])?;
-    plan.run_integers(inputs, sums, slots)?;
-    // SAFETY: the kernel has written as many.
-    Some(unsafe { slots.get(..count)?.assume_init_ref() })
-}
-
-/// Phase 2 alone: adds the edges that leave `places` to the sums of a group, whose table has `rows`. The
-/// sums begin at `start`, as many as they, or with what they are. `None` without a place.
-#[cfg(any(kan_dsp, kan_v6m))]
-pub(crate) fn add<T>(
-    kernel: Kernel,
-    places: &[Place],
-    rows: usize,
-    table: &[T],
-    start: Option<&[i32]>,
-    sums: &mut [i32],
-) -> Option<()> {
-    let outputs = sums.len();
-    if places.is_empty() || start.is_some_and(|start| start.len() != outputs) {
-        return None;
-    }
-    let sums = sums.as_mut_ptr();
-    let plan = Plan {
-        nodes: ptr::null(),
-        table: table.as_ptr().cast(),
-        bias: start.map_or(sums.cast_const(), <[_]>::as_ptr).cast(),
-        bytes: 4 * size_of::<T>() * rows,
-        inputs: u16::try_from(places.len()).ok()?,
-        outputs: u16::try_from(outputs).ok()?,
-        shift_or_targets: ptr::null(),
-        kernel,
-        tables: PhantomData,
-    };
-    // SAFETY: the rows of the places are in the table, which has `rows` of as many coefficients as there are
-    // sums, and starts at a multiple of four. Without inputs the places are only read.
-    unsafe {
-        kernel(
-            &raw const plan,
-            ptr::null(),
-            sums.cast(),
-            places.as_ptr().cast_mut(),
-        );
-    }
-    Some(())
 }
