@@ -119,7 +119,7 @@ impl<'m> Layer<'m> {
         };
         if scalar == 0 && KINDS & kinds::F32 != 0 {
             layer.floats().check(residual == 1)?;
-        } else if residual == 0 {
+        } else if residual == 0 && KINDS & !kinds::F32 != 0 {
             layer.check_integer::<KINDS>(of_inputs, of_outputs)?;
         } else {
             return Err(malformed);
@@ -323,6 +323,8 @@ impl<'m> Layer<'m> {
 }
 
 /// The largest magnitude among `values`, 0 for none.
+// Not inlined: the loader calls it for every kind of numbers.
+#[inline(never)]
 pub(crate) fn largest(values: &[f32]) -> Result<f32, LoadError> {
     // As integers the magnitudes keep their order, with the infinities and NaNs at its end.
     let bits = values

@@ -1,6 +1,6 @@
 //! A loaded model and what can be asked of it.
 
-use core::fmt;
+use core::{fmt, mem};
 
 use heapless::{Vec, VecView};
 
@@ -59,6 +59,15 @@ struct Title<'m> {
     output_names: &'m [u8],
 }
 
+impl Title<'_> {
+    const EMPTY: Self = Self {
+        name: &[],
+        head: Head::Identity,
+        input_names: &[],
+        output_names: &[],
+    };
+}
+
 impl<
     'm,
     const IN: usize,
@@ -88,13 +97,17 @@ impl<
     /// finds accidents; the rest is checked as if the blob's author meant harm. What loads gives
     /// finite outputs for every input.
     pub fn load(blob: &'m [u8]) -> Result<Self, LoadError> {
-        let mut layers = Vec::new();
-        let (header, title) = read::<KINDS>(blob, [IN, OUT, WIDTH], &mut layers)?;
-        Ok(Self {
-            header,
-            title,
-            layers,
-        })
+        // Made where it is returned, so that no layer is copied.
+        let mut model = Ok(Self {
+            header: Header::default(),
+            title: Title::EMPTY,
+            layers: Vec::new(),
+        });
+        if let Ok(model) = &mut model {
+            (model.header, model.title) =
+                read::<KINDS>(blob, [IN, OUT, WIDTH], &mut model.layers)?;
+        }
+        model
     }
 
     /// The outputs for one input vector, both in the units of the training data.
@@ -167,13 +180,14 @@ impl<
         let Some((first, others)) = before.split_first() else {
             return last.eval::<KINDS>(input, output);
         };
-        let mut sums = [0.0; WIDTH];
-        first.eval::<KINDS>(input, &mut sums)?;
+        let [mut a, mut b] = [[0.0; WIDTH]; 2];
+        let (mut from, mut to) = (&mut a, &mut b);
+        first.eval::<KINDS>(input, from)?;
         for layer in others {
-            let from = sums;
-            layer.eval::<KINDS>(&from, &mut sums)?;
+            layer.eval::<KINDS>(from, to)?;
+            mem::swap(&mut from, &mut to);
         }
-        last.eval::<KINDS>(&sums, output)
+        last.eval::<KINDS>(from, output)
     }
 
     /// Runs the layers of integers.
@@ -501,15 +515,14 @@ fn read<'m, const KINDS: u16>(
     if reader.number() != Some(count) {
         return Err(malformed);
     }
+    let (of_floats, of_integers) = (KINDS & kinds::F32 != 0, KINDS & !kinds::F32 != 0);
     let [inputs, outputs, width] = sizes;
     let (mut last, mut widest, mut edges) = (inputs, 0, 0);
     for k in 0..count {
         let layer = Layer::read::<KINDS>(&mut reader, last, k == 0, k + 1 == count)?;
         // A model is of f32 or of integers throughout.
-        if layers
-            .first()
-            .is_some_and(|first| first.is_integer() != layer.is_integer())
-        {
+        let is_other = |first: &Layer| first.is_integer() != layer.is_integer();
+        if of_floats && of_integers && layers.first().is_some_and(is_other) {
             return Err(malformed);
         }
         last = layer.outputs();
@@ -531,7 +544,9 @@ fn read<'m, const KINDS: u16>(
         && widest == width
         && edges == header.edges as usize
         && head_fits
-        && (title.head == Head::Identity || layers.last().is_none_or(Layer::is_of_logits))
+        && (!of_integers
+            || title.head == Head::Identity
+            || layers.last().is_none_or(Layer::is_of_logits))
         && names_fit(title.input_names, inputs)
         && names_fit(title.output_names, classes);
     if consistent {
