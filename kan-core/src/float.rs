@@ -3,7 +3,7 @@
 use crate::base::silu;
 use crate::blob::{LoadError, Node};
 #[cfg(kan_vfp)]
-use crate::kernel;
+use crate::kernel::{self, Plan};
 use crate::kinds;
 use crate::layer::{LARGEST_SUM, largest};
 
@@ -85,14 +85,14 @@ impl<'m> Tables<'m> {
 
     /// How a kernel evaluates the layer.
     #[cfg(kan_vfp)]
-    pub fn plan<const KINDS: u16>(&self) -> Option<kernel::Plan<'m>> {
+    pub fn plan<const KINDS: u16>(&self, plan: Plan<'m>) -> Plan<'m> {
         let kernel: kernel::Kernel = match self.degree {
             3 if KINDS & kinds::CUBIC_F32 != 0 => kernel::cubic_f32,
             1 if KINDS & kinds::LINEAR_F32 != 0 => kernel::linear_f32,
             0 if KINDS & kinds::STEP_F32 != 0 => kernel::step_f32,
-            _ => return None,
+            _ => return plan,
         };
-        kernel::Plan::of_floats(kernel, self)
+        plan.of_floats(kernel, self.coefficients, self.targets)
     }
 
     // Not inlined: in one function the loops of all degrees compete for registers.

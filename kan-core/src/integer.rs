@@ -2,6 +2,8 @@
 
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
 use crate::kernel::{self, Place, Slot};
+#[cfg(kan_integers)]
+use crate::kernel::Plan;
 use crate::kinds;
 
 /// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
@@ -275,7 +277,7 @@ impl<'m, T: Entry> Tables<'m, T> {
     /// How a kernel evaluates the layer: all of it if that is one group of all outputs, fed by all nodes,
     /// else the places of its nodes, from which [`add_groups`](Self::add_groups) goes on.
     #[cfg(kan_integers)]
-    pub fn plan<const KINDS: u16>(&self) -> Option<kernel::Plan<'m>> {
+    pub fn plan<const KINDS: u16>(&self, plan: Plan<'m>) -> Plan<'m> {
         let kernel: kernel::Kernel = match (self.degree, size_of::<T>()) {
             (0, 2) if KINDS & T::STEP != 0 => kernel::step_i16,
             (0, _) if KINDS & T::STEP != 0 => kernel::step_i8,
@@ -283,16 +285,13 @@ impl<'m, T: Entry> Tables<'m, T> {
             (1, _) if KINDS & T::LINEAR != 0 => kernel::linear_i8,
             (3, 2) if KINDS & T::CUBIC != 0 => kernel::cubic_i16,
             (3, _) if KINDS & T::CUBIC != 0 => kernel::cubic_i8,
-            _ => return None,
+            _ => return plan,
         };
-        let (table, bias) = match *self.groups {
-            [[_, ALL_NODES], [low, high]] => {
-                let rows = usize::from(low) | usize::from(high) << 16;
-                ((self.coefficients, rows), self.bias)
-            }
-            _ => ((&[][..], 0), &[][..]),
+        let rows = match *self.groups {
+            [[_, ALL_NODES], [low, high]] => usize::from(low) | usize::from(high) << 16,
+            _ => 0,
         };
-        kernel::Plan::of_integers(kernel, (self.nodes, self.shift), table, bias)
+        plan.of_integers(kernel, self.shift, self.coefficients, rows)
     }
 
     #[cfg(not(kan_integers))]

@@ -3,11 +3,7 @@
 use crate::blob::{LoadError, Reader, Scalar};
 use crate::float;
 use crate::integer::{self, Entry};
-#[cfg(kan_integers)]
-use crate::kernel::Place;
-#[cfg(kan_kernels)]
-use crate::kernel::Plan;
-use crate::kernel::Slot;
+use crate::kernel::{Plan, Slot};
 use crate::kinds;
 
 /// No sum of table entries may be able to exceed this. It is a quarter of what `f32` can hold, so
@@ -18,14 +14,11 @@ pub(crate) const LARGEST_SUM: f32 = f32::MAX / 4.0;
 #[derive(Clone, Copy)]
 pub(crate) struct Layer<'m> {
     degree: Degree,
-    nodes: &'m [[u32; 4]],
-    bias: &'m [f32],
     targets: &'m [u16],
     coefficients: Coefficients<'m>,
     base: &'m [f32],
-    /// What a kernel needs; `None` if there is none for the layer as a whole.
-    #[cfg(kan_kernels)]
-    plan: Option<Plan<'m>>,
+    /// Nodes and biases, and a kernel if there is one.
+    plan: Plan<'m>,
 }
 
 /// What the tables of one layer are; see [`Model::tables`](crate::Model::tables).
@@ -106,16 +99,12 @@ impl<'m> Layer<'m> {
         if nodes.len() != inputs || bias.len() != outputs || outputs == 0 {
             return Err(malformed);
         }
-        #[cfg_attr(not(kan_kernels), allow(unused_mut))]
-        let mut layer = Self {
+        let layer = Self {
             degree,
-            nodes,
-            bias,
             targets,
             coefficients,
             base,
-            #[cfg(kan_kernels)]
-            plan: None,
+            plan: Plan::new(nodes, bias).ok_or(malformed)?,
         };
         if scalar == 0 && KINDS & kinds::F32 != 0 {
             layer.floats().check(residual == 1)?;
@@ -124,23 +113,30 @@ impl<'m> Layer<'m> {
         } else {
             return Err(malformed);
         }
-        #[cfg(kan_kernels)]
-        {
-            layer.plan = match layer.coefficients {
-                #[cfg(kan_vfp)]
-                Coefficients::F32(_) if KINDS & kinds::F32 != 0 => layer.floats().plan::<KINDS>(),
-                #[cfg(kan_integers)]
-                Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
-                    layer.integers(table).plan::<KINDS>()
-                }
-                #[cfg(kan_integers)]
-                Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
-                    layer.integers(table).plan::<KINDS>()
-                }
-                _ => None,
-            };
-        }
-        Ok(layer)
+        let plan = match layer.coefficients {
+            #[cfg(kan_vfp)]
+            Coefficients::F32(_) if KINDS & kinds::F32 != 0 => {
+                layer.floats().plan::<KINDS>(layer.plan)
+            }
+            #[cfg(kan_integers)]
+            Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
+                layer.integers(table).plan::<KINDS>(layer.plan)
+            }
+            #[cfg(kan_integers)]
+            Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
+                layer.integers(table).plan::<KINDS>(layer.plan)
+            }
+            _ => layer.plan,
+        };
+        Ok(Self { plan, ..layer })
+    }
+
+    fn nodes(&self) -> &'m [[u32; 4]] {
+        self.plan.nodes()
+    }
+
+    fn bias(&self) -> &'m [f32] {
+        self.plan.bias()
     }
 
     /// Checks tables of integers.
@@ -149,8 +145,8 @@ impl<'m> Layer<'m> {
         of_inputs: bool,
         of_outputs: bool,
     ) -> Result<(), LoadError> {
-        let inputs = if of_inputs { self.nodes.len() } else { 0 };
-        let outputs = if of_outputs { self.bias.len() } else { 0 };
+        let inputs = if of_inputs { self.nodes().len() } else { 0 };
+        let outputs = if of_outputs { self.bias().len() } else { 0 };
         let (shift, numbers) = self.base.split_first().ok_or(LoadError::Malformed)?;
         if shift.to_bits() > 30 || numbers.len() != 2 * (inputs + outputs) {
             return Err(LoadError::Malformed);
@@ -179,8 +175,8 @@ impl<'m> Layer<'m> {
     fn floats(&self) -> float::Tables<'m> {
         float::Tables {
             degree: self.degree as usize,
-            nodes: self.nodes,
-            bias: self.bias,
+            nodes: self.nodes(),
+            bias: self.bias(),
             targets: self.targets,
             coefficients: match self.coefficients {
                 Coefficients::F32(coefficients) => coefficients,
@@ -194,8 +190,8 @@ impl<'m> Layer<'m> {
     fn integers<T: Entry>(&self, coefficients: &'m [T]) -> integer::Tables<'m, T> {
         integer::Tables {
             degree: self.degree as usize,
-            nodes: self.nodes,
-            bias: bytemuck::must_cast_slice(self.bias),
+            nodes: self.nodes(),
+            bias: bytemuck::must_cast_slice(self.bias()),
             groups: self.targets.as_chunks().0,
             coefficients,
             shift: self.base.first().map_or(0, |shift| shift.to_bits() & 31),
@@ -209,7 +205,7 @@ impl<'m> Layer<'m> {
 
     /// The scales and zeros of its outputs (in its last layer).
     pub fn output_scales(&self) -> &'m [[f32; 2]] {
-        let start = self.base.len().saturating_sub(2 * self.bias.len());
+        let start = self.base.len().saturating_sub(2 * self.bias().len());
         self.base.get(start..).unwrap_or(&[]).as_chunks().0
     }
 
@@ -224,8 +220,8 @@ impl<'m> Layer<'m> {
             degree: self.degree as u8,
             scalar,
             residual,
-            inputs: self.nodes.len(),
-            outputs: self.bias.len(),
+            inputs: self.nodes().len(),
+            outputs: self.bias().len(),
             edges,
         }
     }
@@ -240,7 +236,7 @@ impl<'m> Layer<'m> {
 
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
-        self.bias.len()
+        self.bias().len()
     }
 
     /// Whether every input that an edge reads lies within its grid.
@@ -263,13 +259,10 @@ impl<'m> Layer<'m> {
         places: &mut [Slot],
     ) -> Option<()> {
         #[cfg(kan_integers)]
-        {
-            let plan = self.plan.as_ref()?;
-            let places = plan.run_integers(input, sums, places)?;
-            if plan.is_of_groups() {
-                self.add_groups::<KINDS>(plan, places, sums)?;
-            }
-            Some(())
+        if self.plan.is_of_groups() {
+            self.eval_groups::<KINDS>(input, sums, places)
+        } else {
+            self.plan.run_integers(input, sums, places).map(|_| ())
         }
         #[cfg(not(kan_integers))]
         match self.coefficients {
@@ -285,12 +278,14 @@ impl<'m> Layer<'m> {
 
     #[cfg(kan_integers)]
     #[inline(never)]
-    fn add_groups<const KINDS: u16>(
+    fn eval_groups<const KINDS: u16>(
         &self,
-        plan: &Plan,
-        places: &[Place],
+        input: Option<&[i32]>,
         sums: &mut [i32],
+        places: &mut [Slot],
     ) -> Option<()> {
+        let plan = &self.plan;
+        let places = plan.locate(input, sums, places)?;
         match self.coefficients {
             Coefficients::I16(table) if KINDS & kinds::I16 != 0 => self
                 .integers(table)
@@ -312,7 +307,7 @@ impl<'m> Layer<'m> {
     #[inline(never)]
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
         #[cfg(kan_vfp)]
-        self.plan.as_ref()?.run_floats(input, output)?;
+        self.plan.run_floats(input, output)?;
         #[cfg(not(kan_vfp))]
         self.floats().eval::<KINDS>(input, output)?;
         if KINDS & kinds::RESIDUAL == 0 || self.base.is_empty() {

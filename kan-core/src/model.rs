@@ -595,11 +595,8 @@ fn padded<const N: usize, T: Copy + Default>(from: &[T]) -> [T; N] {
 
 /// Copies what there is, and fills the rest with 0.
 fn copy<T: Copy + Default>(from: &[T], to: &mut [T]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
-    }
-    for to in to.iter_mut().skip(from.len()) {
-        *to = T::default();
+    for (k, to) in to.iter_mut().enumerate() {
+        *to = from.get(k).copied().unwrap_or_default();
     }
 }
 

@@ -20,7 +20,7 @@ mod vfp;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 #[cfg(kan_kernels)]
-use core::ptr;
+use core::{ptr, slice};
 
 /// Where a node's input lies: what all edges that leave the node share.
 #[derive(Clone, Copy)]
@@ -75,7 +75,7 @@ use dsp as integers;
 #[cfg(kan_v6m)]
 use v6m as integers;
 
-/// A layer of floats, or a group of a layer of integers that all nodes feed, as its kernel reads it.
+/// A layer, or a group of a layer of integers, as its kernel reads it.
 #[cfg(kan_kernels)]
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -83,15 +83,15 @@ pub(crate) struct Plan<'m> {
     nodes: *const [u32; 4],
     table: *const u8,
     /// What the sums start with.
-    bias: *const u32,
-    /// Of integers, the bytes of the table for four outputs. Of floats, those of a row if every node has
-    /// an edge to every output, else 0.
+    bias: *const f32,
+    /// Of integers, the bytes of the table for four outputs, 0 for a layer of several groups. Of floats,
+    /// those of a row if every node has an edge to every output, else 0.
     bytes: usize,
     inputs: u16,
     outputs: u16,
     /// Of integers the shift, of floats the targets.
     shift_or_targets: *const u16,
-    kernel: Kernel,
+    kernel: Option<Kernel>,
     tables: PhantomData<&'m [u32]>,
 }
 
@@ -104,44 +104,59 @@ unsafe impl Sync for Plan<'_> {}
 
 #[cfg(kan_kernels)]
 impl<'m> Plan<'m> {
-    /// The plan of a group of integers whose table has `rows`, with its kernel. `None` without a node.
-    #[cfg(kan_integers)]
-    pub fn of_integers<T>(
-        kernel: Kernel,
-        (nodes, shift): (&'m [[u32; 4]], u32),
-        (table, rows): (&'m [T], usize),
-        bias: &'m [i32],
-    ) -> Option<Self> {
+    /// A layer without a kernel. `None` if there are more than 65 535 nodes.
+    pub fn new(nodes: &'m [[u32; 4]], bias: &'m [f32]) -> Option<Self> {
         Some(Self {
-            nodes: nodes.first()?,
-            table: table.as_ptr().cast(),
-            bias: bias.as_ptr().cast(),
-            bytes: 4 * size_of::<T>() * rows,
+            nodes: nodes.as_ptr(),
+            table: ptr::null(),
+            bias: bias.as_ptr(),
+            bytes: 0,
             inputs: u16::try_from(nodes.len()).ok()?,
             outputs: u16::try_from(bias.len()).ok()?,
-            shift_or_targets: ptr::without_provenance(shift as usize),
-            kernel,
+            shift_or_targets: ptr::null(),
+            kernel: None,
             tables: PhantomData,
         })
     }
 
-    /// The plan of a layer of floats, with its kernel. `None` without a node.
+    /// The nodes that it was made of.
+    pub fn nodes(&self) -> &'m [[u32; 4]] {
+        // SAFETY: the slice of `new`.
+        unsafe { slice::from_raw_parts(self.nodes, self.inputs.into()) }
+    }
+
+    /// The biases that it was made of.
+    pub fn bias(&self) -> &'m [f32] {
+        // SAFETY: the slice of `new`.
+        unsafe { slice::from_raw_parts(self.bias, self.outputs.into()) }
+    }
+
+    /// Makes it that of tables of integers that have been checked. The table has `rows`, or is of several
+    /// groups if there are none.
+    #[cfg(kan_integers)]
+    pub fn of_integers<T>(self, kernel: Kernel, shift: u32, table: &'m [T], rows: usize) -> Self {
+        Self {
+            table: table.as_ptr().cast(),
+            bytes: 4 * size_of::<T>() * rows,
+            shift_or_targets: ptr::without_provenance(shift as usize),
+            kernel: Some(kernel),
+            ..self
+        }
+    }
+
+    /// Makes it that of tables of floats that have been checked.
     #[cfg(kan_vfp)]
-    pub fn of_floats(kernel: Kernel, tables: &crate::float::Tables<'m>) -> Option<Self> {
-        let (nodes, outputs) = (tables.nodes, tables.bias.len());
+    pub fn of_floats(self, kernel: Kernel, table: &'m [f32], targets: &'m [u16]) -> Self {
+        let (nodes, outputs) = (usize::from(self.inputs), usize::from(self.outputs));
         // As many edges as there are pairs of nodes: one between each.
-        let is_dense = tables.targets.len() == nodes.len() * outputs;
-        Some(Self {
-            nodes: nodes.first()?,
-            table: tables.coefficients.as_ptr().cast(),
-            bias: tables.bias.as_ptr().cast(),
+        let is_dense = targets.len() == nodes * outputs;
+        Self {
+            table: table.as_ptr().cast(),
             bytes: if is_dense { 4 * outputs } else { 0 },
-            inputs: u16::try_from(nodes.len()).ok()?,
-            outputs: u16::try_from(outputs).ok()?,
-            shift_or_targets: tables.targets.as_ptr(),
-            kernel,
-            tables: PhantomData,
-        })
+            shift_or_targets: targets.as_ptr(),
+            kernel: Some(kernel),
+            ..self
+        }
     }
 
     /// Finds the places of the nodes, and writes the sums of a layer of integers; the inputs are what is in
@@ -164,7 +179,7 @@ impl<'m> Plan<'m> {
         // SAFETY: as many as wanted, and the kernel writes all slots. All inputs are read before the first
         // sum is written.
         unsafe {
-            (self.kernel)(
+            self.kernel?(
                 self,
                 inputs,
                 sums.as_mut_ptr().cast(),
@@ -174,10 +189,25 @@ impl<'m> Plan<'m> {
         }
     }
 
-    /// Whether the sums are those of groups, to be [added](Self::add).
+    /// Whether the layer is of several groups, to be [added](Self::add).
     #[cfg(kan_integers)]
     pub fn is_of_groups(&self) -> bool {
-        self.outputs == 0
+        self.bytes == 0
+    }
+
+    /// [`run_integers`](Self::run_integers) without sums.
+    #[cfg(kan_integers)]
+    pub fn locate<'s>(
+        &self,
+        inputs: Option<&[i32]>,
+        sums: &mut [i32],
+        slots: &'s mut [Slot],
+    ) -> Option<&'s [Place]> {
+        let plan = Self {
+            outputs: 0,
+            ..*self
+        };
+        plan.run_integers(inputs, sums, slots)
     }
 
     /// Adds the edges that leave `places` to the sums of a group, whose table has `rows`. The sums begin at
@@ -209,7 +239,7 @@ impl<'m> Plan<'m> {
         // SAFETY: the rows of the places are in the table, which has `rows` of as many coefficients as there
         // are sums, and starts at a multiple of four. Neither places nor outputs are more than 65535.
         // Without inputs the places are only read.
-        unsafe { (self.kernel)(&raw const plan, ptr::null(), sums.cast(), places) };
+        unsafe { self.kernel?(&raw const plan, ptr::null(), sums.cast(), places) };
         Some(())
     }
 
@@ -223,7 +253,7 @@ impl<'m> Plan<'m> {
         }
         // SAFETY: as many as wanted; of floats places are not looked at.
         unsafe {
-            (self.kernel)(
+            self.kernel?(
                 self,
                 inputs.as_ptr().cast(),
                 sums.as_mut_ptr().cast(),
@@ -231,5 +261,28 @@ impl<'m> Plan<'m> {
             );
         }
         Some(())
+    }
+}
+
+/// A layer where there are no kernels.
+#[cfg(not(kan_kernels))]
+#[derive(Clone, Copy)]
+pub(crate) struct Plan<'m> {
+    nodes: &'m [[u32; 4]],
+    bias: &'m [f32],
+}
+
+#[cfg(not(kan_kernels))]
+impl<'m> Plan<'m> {
+    pub fn new(nodes: &'m [[u32; 4]], bias: &'m [f32]) -> Option<Self> {
+        Some(Self { nodes, bias })
+    }
+
+    pub fn nodes(&self) -> &'m [[u32; 4]] {
+        self.nodes
+    }
+
+    pub fn bias(&self) -> &'m [f32] {
+        self.bias
     }
 }
