@@ -348,7 +348,9 @@ impl<'m, T: Entry> Tables<'m, T> {
                 })?;
                 add(gathered, group.rows, table, start.take(), sums)?;
             }
-            copy(start.unwrap_or(&[]), sums); // without a member
+            if let Some(start) = start {
+                copy(start, sums); // no member
+            }
         }
         Some(())
     }

@@ -210,19 +210,27 @@ impl<'m> Layer<'m> {
     }
 
     pub fn tables(&self) -> LayerTables {
-        let integers = |scalar, edges| (scalar, false, edges);
-        let (scalar, residual, edges) = match self.coefficients {
-            Coefficients::F32(_) => (Scalar::F32, !self.base.is_empty(), self.targets.len()),
-            Coefficients::I16(table) => integers(Scalar::I16, self.integers(table).edges()),
-            Coefficients::I8(table) => integers(Scalar::I8, self.integers(table).edges()),
+        let (scalar, residual) = match self.coefficients {
+            Coefficients::F32(_) => (Scalar::F32, !self.base.is_empty()),
+            Coefficients::I16(_) => (Scalar::I16, false),
+            Coefficients::I8(_) => (Scalar::I8, false),
         };
         LayerTables {
             degree: self.degree as u8,
             scalar,
             residual,
             inputs: self.nodes().len(),
-            outputs: self.bias().len(),
-            edges,
+            outputs: self.outputs(),
+            edges: self.edges(),
+        }
+    }
+
+    /// Number of edges.
+    pub fn edges(&self) -> usize {
+        match self.coefficients {
+            Coefficients::F32(_) => self.targets.len(),
+            // Not a matter of the coefficients.
+            _ => self.integers::<i8>(&[]).edges(),
         }
     }
 
@@ -241,11 +249,7 @@ impl<'m> Layer<'m> {
 
     /// Whether every input that an edge reads lies within its grid.
     pub fn covers_raw(&self, input: &[i32]) -> bool {
-        match self.coefficients {
-            Coefficients::F32(_) => false,
-            Coefficients::I16(table) => self.integers(table).covers(input),
-            Coefficients::I8(table) => self.integers(table).covers(input),
-        }
+        self.is_integer() && self.integers::<i8>(&[]).covers(input)
     }
 
     /// [`eval`](Self::eval) of a layer of integers; without `input` on what is in `sums`. No input may

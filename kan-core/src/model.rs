@@ -97,7 +97,7 @@ impl<
     /// finds accidents; the rest is checked as if the blob's author meant harm. What loads gives
     /// finite outputs for every input.
     pub fn load(blob: &'m [u8]) -> Result<Self, LoadError> {
-        // Made where it is returned, so that no layer is copied.
+        // Filled in where it is returned: its layers are not copied once more.
         let mut model = Ok(Self {
             header: Header::default(),
             title: Title::EMPTY,
@@ -155,7 +155,9 @@ impl<
     /// [`eval_q`](Self::eval_q) on slices of any length: missing inputs count as 0, outputs that do
     /// not fit are dropped.
     pub fn eval_q_into(&self, input: &[i32], output: &mut [i32]) {
-        copy(&self.eval_q(&padded(input)), output);
+        let mut padded = [0; IN];
+        copy(input, &mut padded);
+        copy(&self.eval_q(&padded), output);
     }
 
     /// What `read` makes of the outputs.
@@ -168,9 +170,10 @@ impl<
     /// Runs the layers.
     fn forward(&self, input: &[f32], output: &mut [f32; OUT]) -> Option<()> {
         if self.is_integer() {
-            let mut raw = [0; OUT];
-            self.forward_raw(&self.quantise(input), &mut raw)?;
-            self.dequantise(&raw, output);
+            let (mut raw, mut sums) = ([0; IN], [0; OUT]);
+            self.quantise(input, &mut raw);
+            self.forward_raw(&raw, &mut sums)?;
+            self.dequantise(&sums, output);
             return Some(());
         }
         if input.len() < self.inputs() {
@@ -211,18 +214,18 @@ impl<
     #[cold]
     #[inline(never)]
     fn forward_padded(&self, input: &[f32], output: &mut [f32; OUT]) -> Option<()> {
-        self.forward(&padded::<IN, _>(input), output)
+        let mut padded = [0.0; IN];
+        copy(input, &mut padded);
+        self.forward(&padded, output)
     }
 
     /// Inputs as the integers that the tables take.
-    fn quantise(&self, input: &[f32]) -> [i32; IN] {
-        let mut raw = [0; IN];
+    fn quantise(&self, input: &[f32], raw: &mut [i32; IN]) {
         let scales = self.layers.first().map_or(&[][..], Layer::input_scales);
         for (k, (raw, [scale, zero])) in raw.iter_mut().zip(scales).enumerate() {
             let x = input.get(k).copied().unwrap_or(0.0);
             *raw = nearest(x * scale + zero);
         }
-        raw
     }
 
     /// Outputs in their own units.
@@ -244,7 +247,9 @@ impl<
     /// [`classify`](Self::classify) on a slice of any length; missing inputs count as 0.
     pub fn classify_from(&self, input: &[f32]) -> usize {
         if self.is_integer() {
-            return self.classify_q(&self.quantise(input));
+            let mut raw = [0; IN];
+            self.quantise(input, &mut raw);
+            return self.classify_q(&raw);
         }
         self.outputs_of(input, |values| self.class_of(values))
     }
@@ -268,7 +273,9 @@ impl<
 
     /// [`classify_q`](Self::classify_q) on a slice of any length; missing inputs count as 0.
     pub fn classify_q_from(&self, input: &[i32]) -> usize {
-        self.classify_q(&padded(input))
+        let mut padded = [0; IN];
+        copy(input, &mut padded);
+        self.classify_q(&padded)
     }
 
     /// The class with these logits.
@@ -315,7 +322,9 @@ impl<
     /// [`in_domain`](Self::in_domain) on a slice of any length; missing inputs count as 0.
     pub fn in_domain_of(&self, input: &[f32]) -> bool {
         if self.is_integer() {
-            return self.in_domain_q_of(&self.quantise(input));
+            let mut raw = [0; IN];
+            self.quantise(input, &mut raw);
+            return self.in_domain_q_of(&raw);
         }
         self.layers.first().is_some_and(|layer| layer.covers(input))
     }
@@ -527,7 +536,7 @@ fn read<'m, const KINDS: u16>(
         }
         last = layer.outputs();
         widest = widest.max(last);
-        edges += layer.tables().edges;
+        edges += layer.edges();
         layers
             .push(layer)
             .map_err(|_| LoadError::CapacityExceeded)?;
@@ -584,13 +593,6 @@ fn nearest(x: f32) -> i32 {
     } else {
         i32::MIN
     }
-}
-
-/// What there is, and 0 for the rest.
-fn padded<const N: usize, T: Copy + Default>(from: &[T]) -> [T; N] {
-    let mut to = [T::default(); N];
-    copy(from, &mut to);
-    to
 }
 
 /// Copies what there is, and fills the rest with 0.
