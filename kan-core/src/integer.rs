@@ -1,9 +1,9 @@
 //! Layers of integer tables: their checks, and their evaluation without a float.
 
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
-use crate::kernel::{self, Place, Slot};
 #[cfg(kan_integers)]
 use crate::kernel::Plan;
+use crate::kernel::{self, Place, Slot};
 use crate::kinds;
 
 /// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.

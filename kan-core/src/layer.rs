@@ -291,12 +291,14 @@ impl<'m> Layer<'m> {
         let plan = &self.plan;
         let places = plan.locate(input, sums, places)?;
         match self.coefficients {
-            Coefficients::I16(table) if KINDS & kinds::I16 != 0 => self
-                .integers(table)
-                .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e)),
-            Coefficients::I8(table) if KINDS & kinds::I8 != 0 => self
-                .integers(table)
-                .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e)),
+            Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
+                self.integers(table)
+                    .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e))
+            }
+            Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
+                self.integers(table)
+                    .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e))
+            }
             _ => None,
         }
     }

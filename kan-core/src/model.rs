@@ -104,8 +104,7 @@ impl<
             layers: Vec::new(),
         });
         if let Ok(model) = &mut model {
-            (model.header, model.title) =
-                read::<KINDS>(blob, [IN, OUT, WIDTH], &mut model.layers)?;
+            (model.header, model.title) = read::<KINDS>(blob, [IN, OUT, WIDTH], &mut model.layers)?;
         }
         model
     }

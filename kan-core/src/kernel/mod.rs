@@ -58,12 +58,8 @@ pub(crate) fn fill<'s, T>(
 /// - Of integers, there is a place for every node, and the kernel writes it; or inputs is null, and as many
 ///   places have been written. Of floats there are inputs, and places are not looked at.
 #[cfg(kan_kernels)]
-pub(crate) type Kernel = unsafe extern "C" fn(
-    plan: *const Plan,
-    inputs: *const u32,
-    sums: *mut u32,
-    places: *mut Place,
-);
+pub(crate) type Kernel =
+    unsafe extern "C" fn(plan: *const Plan, inputs: *const u32, sums: *mut u32, places: *mut Place);
 
 #[cfg(kan_integers)]
 pub(crate) use integers::{cubic_i8, cubic_i16, linear_i8, linear_i16, step_i8, step_i16};

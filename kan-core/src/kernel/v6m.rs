@@ -297,8 +297,10 @@ macro_rules! add {
 macro_rules! cubic {
     ($row:ident) => {
         concat!(
-            $row!("sxth r4, r1", "0"), $row!("asrs r4, r1, #16", "1"),
-            $row!("sxth r4, r2", "2"), $row!("asrs r4, r2, #16", "3")
+            $row!("sxth r4, r1", "0"),
+            $row!("asrs r4, r1, #16", "1"),
+            $row!("sxth r4, r2", "2"),
+            $row!("asrs r4, r2, #16", "3")
         )
     };
 }
@@ -340,7 +342,9 @@ macro_rules! one_i16 {
     ($weight:literal, $row:literal) => {
         concat!(
             $weight,
-            "\nldrh r5, [r3, #2*", $row, "]",
+            "\nldrh r5, [r3, #2*",
+            $row,
+            "]",
             "\nsxth r5, r5\nmuls r5, r4, r5\nadd r8, r5\n"
         )
     };
@@ -363,7 +367,9 @@ macro_rules! two_i8 {
     ($weight:literal, $row:literal) => {
         concat!(
             $weight,
-            "\nldrh r5, [r3, #2*", $row, "]",
+            "\nldrh r5, [r3, #2*",
+            $row,
+            "]",
             "\nsxtb r7, r5\nmuls r7, r4, r7\nadd r8, r7",
             "\nsxth r5, r5\nasrs r5, r5, #8\nmuls r5, r4, r5\nadd r9, r5\n"
         )
@@ -373,19 +379,27 @@ macro_rules! one_i8 {
     ($weight:literal, $row:literal) => {
         concat!(
             $weight,
-            "\nldrb r5, [r3, #", $row, "]",
+            "\nldrb r5, [r3, #",
+            $row,
+            "]",
             "\nsxtb r5, r5\nmuls r5, r4, r5\nadd r8, r5\n"
         )
     };
 }
 
 add!(
-    cubic_i16, locate_cubic,
-    "3" [cubic!(four_i16)], "2" [cubic!(two_i16)], "1" [cubic!(one_i16)]
+    cubic_i16,
+    locate_cubic,
+    "3"[cubic!(four_i16)],
+    "2"[cubic!(two_i16)],
+    "1"[cubic!(one_i16)]
 );
 add!(
-    linear_i16, locate_linear,
-    "3" [linear!(four_i16)], "2" [linear!(two_i16)], "1" [linear!(one_i16)]
+    linear_i16,
+    locate_linear,
+    "3"[linear!(four_i16)],
+    "2"[linear!(two_i16)],
+    "1"[linear!(one_i16)]
 );
 // Four sums are weighed once for all, by 2¹⁴; of the first and third only 16 bits count.
 add!(
@@ -407,14 +421,23 @@ add!(
     "1" [step!(one_i16)]
 );
 add!(
-    cubic_i8, locate_cubic,
-    "2" [cubic!(four_i8)], "1" [cubic!(two_i8)], "0" [cubic!(one_i8)]
+    cubic_i8,
+    locate_cubic,
+    "2"[cubic!(four_i8)],
+    "1"[cubic!(two_i8)],
+    "0"[cubic!(one_i8)]
 );
 add!(
-    linear_i8, locate_linear,
-    "2" [linear!(four_i8)], "1" [linear!(two_i8)], "0" [linear!(one_i8)]
+    linear_i8,
+    locate_linear,
+    "2"[linear!(four_i8)],
+    "1"[linear!(two_i8)],
+    "0"[linear!(one_i8)]
 );
 add!(
-    step_i8, locate_step,
-    "2" [step!(four_i8)], "1" [step!(two_i8)], "0" [step!(one_i8)]
+    step_i8,
+    locate_step,
+    "2"[step!(four_i8)],
+    "1"[step!(two_i8)],
+    "0"[step!(one_i8)]
 );

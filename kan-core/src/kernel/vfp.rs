@@ -13,20 +13,42 @@ use super::{Place, Plan};
 macro_rules! eight {
     ($row:literal, $weight:literal) => {
         concat!(
-            "vldmia ", $row, "!, {{s24-s31}}",
-            "\nvmla.f32 s16, s24, ", $weight, "\nvmla.f32 s17, s25, ", $weight,
-            "\nvmla.f32 s18, s26, ", $weight, "\nvmla.f32 s19, s27, ", $weight,
-            "\nvmla.f32 s20, s28, ", $weight, "\nvmla.f32 s21, s29, ", $weight,
-            "\nvmla.f32 s22, s30, ", $weight, "\nvmla.f32 s23, s31, ", $weight
+            "vldmia ",
+            $row,
+            "!, {{s24-s31}}",
+            "\nvmla.f32 s16, s24, ",
+            $weight,
+            "\nvmla.f32 s17, s25, ",
+            $weight,
+            "\nvmla.f32 s18, s26, ",
+            $weight,
+            "\nvmla.f32 s19, s27, ",
+            $weight,
+            "\nvmla.f32 s20, s28, ",
+            $weight,
+            "\nvmla.f32 s21, s29, ",
+            $weight,
+            "\nvmla.f32 s22, s30, ",
+            $weight,
+            "\nvmla.f32 s23, s31, ",
+            $weight
         )
     };
 }
 macro_rules! four {
     ($row:literal, $weight:literal) => {
         concat!(
-            "vldmia ", $row, "!, {{s24-s27}}",
-            "\nvmla.f32 s16, s24, ", $weight, "\nvmla.f32 s17, s25, ", $weight,
-            "\nvmla.f32 s18, s26, ", $weight, "\nvmla.f32 s19, s27, ", $weight
+            "vldmia ",
+            $row,
+            "!, {{s24-s27}}",
+            "\nvmla.f32 s16, s24, ",
+            $weight,
+            "\nvmla.f32 s17, s25, ",
+            $weight,
+            "\nvmla.f32 s18, s26, ",
+            $weight,
+            "\nvmla.f32 s19, s27, ",
+            $weight
         )
     };
 }
@@ -40,7 +62,11 @@ macro_rules! one {
 /// next node's first in r2, with the bytes of a row in r3.
 macro_rules! first_row {
     ($degree:literal) => {
-        concat!("add r4, #", $degree, "\nmla r6, r6, r3, r2\nmla r2, r4, r3, r2")
+        concat!(
+            "add r4, #",
+            $degree,
+            "\nmla r6, r6, r3, r2\nmla r2, r4, r3, r2"
+        )
     };
 }
 
