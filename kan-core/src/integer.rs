@@ -307,13 +307,20 @@ impl<'m, T: Entry> Tables<'m, T> {
             let position = IntegerNode::unpack(words).locate(*input.get(k)?, self.shift);
             Some(B::at(position))
         })?;
+        // The one group of a dense layer first: it needs no look at the others.
+        if let &[[_, ALL_NODES], [low, high]] = self.groups {
+            let rows = usize::from(low) | usize::from(high) << 16;
+            let sums = sums.get_mut(..self.bias.len())?;
+            return add::<B, T>(places, rows, self.coefficients, Some(self.bias), sums);
+        }
         self.add_groups(places, sums, add::<B, T>)
     }
 
     /// Phase 2: sets the sums to what leaves the places of the nodes, group by group. `add` adds the edges
     /// that leave some places to the sums of a group, of which the table has so many rows; the sums begin
     /// at other numbers, or with what they are.
-    #[inline(always)]
+    #[cfg_attr(kan_integers, inline(always))]
+    #[cfg_attr(not(kan_integers), inline(never))]
     pub fn add_groups(
         self,
         places: &[Place],

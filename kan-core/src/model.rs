@@ -447,7 +447,7 @@ impl<
 ///
 /// Of tables of integers it is [`integer_ram_bytes`].
 pub const fn ram_bytes(width: usize, layers: usize) -> usize {
-    let (fixed, layer, sums) = (52, 48, 2 * size_of::<f32>());
+    let (fixed, layer, sums) = (52, 60, 2 * size_of::<f32>());
     fixed + layer * layers + sums * width
 }
 

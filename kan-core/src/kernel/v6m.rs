@@ -294,16 +294,16 @@ macro_rules! add {
 }
 
 /// All rows of a place: the weight of each is made in r4, and given with its number.
+#[rustfmt::skip]
 macro_rules! cubic {
     ($row:ident) => {
         concat!(
-            $row!("sxth r4, r1", "0"),
-            $row!("asrs r4, r1, #16", "1"),
-            $row!("sxth r4, r2", "2"),
-            $row!("asrs r4, r2, #16", "3")
+            $row!("sxth r4, r1", "0"), $row!("asrs r4, r1, #16", "1"),
+            $row!("sxth r4, r2", "2"), $row!("asrs r4, r2, #16", "3")
         )
     };
 }
+#[rustfmt::skip]
 macro_rules! linear {
     ($row:ident) => {
         concat!($row!("sxth r4, r1", "0"), $row!("asrs r4, r1, #16", "1"))
@@ -316,6 +316,7 @@ macro_rules! step {
 }
 
 /// A row of four, two or one 16-bit coefficients. Rows of whole words are read one after the other.
+#[rustfmt::skip]
 macro_rules! four_i16 {
     ($weight:literal, $row:literal) => {
         concat!(
@@ -328,6 +329,7 @@ macro_rules! four_i16 {
         )
     };
 }
+#[rustfmt::skip]
 macro_rules! two_i16 {
     ($weight:literal, $row:literal) => {
         concat!(
@@ -338,19 +340,19 @@ macro_rules! two_i16 {
         )
     };
 }
+#[rustfmt::skip]
 macro_rules! one_i16 {
     ($weight:literal, $row:literal) => {
         concat!(
             $weight,
-            "\nldrh r5, [r3, #2*",
-            $row,
-            "]",
+            "\nldrh r5, [r3, #2*", $row, "]",
             "\nsxth r5, r5\nmuls r5, r4, r5\nadd r8, r5\n"
         )
     };
 }
 
 /// A row of 8-bit coefficients.
+#[rustfmt::skip]
 macro_rules! four_i8 {
     ($weight:literal, $row:literal) => {
         concat!(
@@ -363,25 +365,23 @@ macro_rules! four_i8 {
         )
     };
 }
+#[rustfmt::skip]
 macro_rules! two_i8 {
     ($weight:literal, $row:literal) => {
         concat!(
             $weight,
-            "\nldrh r5, [r3, #2*",
-            $row,
-            "]",
+            "\nldrh r5, [r3, #2*", $row, "]",
             "\nsxtb r7, r5\nmuls r7, r4, r7\nadd r8, r7",
             "\nsxth r5, r5\nasrs r5, r5, #8\nmuls r5, r4, r5\nadd r9, r5\n"
         )
     };
 }
+#[rustfmt::skip]
 macro_rules! one_i8 {
     ($weight:literal, $row:literal) => {
         concat!(
             $weight,
-            "\nldrb r5, [r3, #",
-            $row,
-            "]",
+            "\nldrb r5, [r3, #", $row, "]",
             "\nsxtb r5, r5\nmuls r5, r4, r5\nadd r8, r5\n"
         )
     };

@@ -10,45 +10,25 @@ use core::arch::naked_asm;
 use super::{Place, Plan};
 
 /// Adds the first of a row, at a register, to the sums from s16 on, with the weight in another.
+#[rustfmt::skip] // one line for each lane or two
 macro_rules! eight {
     ($row:literal, $weight:literal) => {
         concat!(
-            "vldmia ",
-            $row,
-            "!, {{s24-s31}}",
-            "\nvmla.f32 s16, s24, ",
-            $weight,
-            "\nvmla.f32 s17, s25, ",
-            $weight,
-            "\nvmla.f32 s18, s26, ",
-            $weight,
-            "\nvmla.f32 s19, s27, ",
-            $weight,
-            "\nvmla.f32 s20, s28, ",
-            $weight,
-            "\nvmla.f32 s21, s29, ",
-            $weight,
-            "\nvmla.f32 s22, s30, ",
-            $weight,
-            "\nvmla.f32 s23, s31, ",
-            $weight
+            "vldmia ", $row, "!, {{s24-s31}}",
+            "\nvmla.f32 s16, s24, ", $weight, "\nvmla.f32 s17, s25, ", $weight,
+            "\nvmla.f32 s18, s26, ", $weight, "\nvmla.f32 s19, s27, ", $weight,
+            "\nvmla.f32 s20, s28, ", $weight, "\nvmla.f32 s21, s29, ", $weight,
+            "\nvmla.f32 s22, s30, ", $weight, "\nvmla.f32 s23, s31, ", $weight
         )
     };
 }
+#[rustfmt::skip]
 macro_rules! four {
     ($row:literal, $weight:literal) => {
         concat!(
-            "vldmia ",
-            $row,
-            "!, {{s24-s27}}",
-            "\nvmla.f32 s16, s24, ",
-            $weight,
-            "\nvmla.f32 s17, s25, ",
-            $weight,
-            "\nvmla.f32 s18, s26, ",
-            $weight,
-            "\nvmla.f32 s19, s27, ",
-            $weight
+            "vldmia ", $row, "!, {{s24-s27}}",
+            "\nvmla.f32 s16, s24, ", $weight, "\nvmla.f32 s17, s25, ", $weight,
+            "\nvmla.f32 s18, s26, ", $weight, "\nvmla.f32 s19, s27, ", $weight
         )
     };
 }
