@@ -1,9 +1,11 @@
 //! Layers of integer tables: their checks, and their evaluation without a float.
 
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
+use crate::kernel;
 #[cfg(kan_integers)]
 use crate::kernel::Plan;
-use crate::kernel::{self, Place, Slot};
+#[cfg(not(kan_integers))]
+use crate::kernel::{Place, Slot};
 use crate::kinds;
 
 /// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
@@ -18,9 +20,6 @@ const LARGEST_PACKED: u32 = 32_767;
 
 /// The largest of a layer of degree 3: 16 bits are enough for it.
 const LARGEST_SUM: u32 = 65_527;
-
-/// Places of a group's members that are gathered at a time.
-const GATHERED: usize = 8;
 
 /// A coefficient.
 pub(crate) trait Entry: Copy + Into<i32> {
@@ -313,20 +312,13 @@ impl<'m, T: Entry> Tables<'m, T> {
             let sums = sums.get_mut(..self.bias.len())?;
             return add::<B, T>(places, rows, self.coefficients, Some(self.bias), sums);
         }
-        self.add_groups(places, sums, add::<B, T>)
+        self.add_groups::<B>(places, sums)
     }
 
-    /// Phase 2: sets the sums to what leaves the places of the nodes, group by group. `add` adds the edges
-    /// that leave some places to the sums of a group, of which the table has so many rows; the sums begin
-    /// at other numbers, or with what they are.
-    #[cfg_attr(kan_integers, inline(always))]
-    #[cfg_attr(not(kan_integers), inline(never))]
-    pub fn add_groups(
-        self,
-        places: &[Place],
-        sums: &mut [i32],
-        add: impl Fn(&[Place], usize, &[T], Option<&[i32]>, &mut [i32]) -> Option<()>,
-    ) -> Option<()> {
+    #[cfg(not(kan_integers))]
+    /// Phase 2: sets the sums to what leaves the places of the nodes, group by group.
+    #[inline(never)]
+    fn add_groups<B: Basis>(self, places: &[Place], sums: &mut [i32]) -> Option<()> {
         let Self {
             mut bias,
             mut groups,
@@ -340,20 +332,20 @@ impl<'m, T: Entry> Tables<'m, T> {
             let count = group.rows * group.outputs;
             let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
             let Some(mut members) = group.members else {
-                add(places, group.rows, table, Some(start), sums)?;
+                add::<B, T>(places, group.rows, table, Some(start), sums)?;
                 continue;
             };
             let mut start = Some(start);
             while !members.is_empty() {
-                let some = members.split_off(..members.len().min(GATHERED))?;
-                let mut slots = [const { Slot::uninit() }; GATHERED];
+                let some = members.split_off(..members.len().min(kernel::GATHERED))?;
+                let mut slots = [const { Slot::uninit() }; kernel::GATHERED];
                 // Their rows without those that are skipped.
                 let gathered = kernel::fill(&mut slots, some, |_, &[node, skipped]| {
                     let place = *places.get(usize::from(node))?;
                     let row = place.row - u32::from(skipped);
                     Some(Place { row, ..place })
                 })?;
-                add(gathered, group.rows, table, start.take(), sums)?;
+                add::<B, T>(gathered, group.rows, table, start.take(), sums)?;
             }
             if let Some(start) = start {
                 copy(start, sums); // no member
@@ -364,6 +356,7 @@ impl<'m, T: Entry> Tables<'m, T> {
 }
 
 /// Where sums start.
+#[cfg(not(kan_integers))]
 fn copy(start: &[i32], sums: &mut [i32]) {
     for (sum, start) in sums.iter_mut().zip(start) {
         *sum = *start;
@@ -501,6 +494,7 @@ fn add<B: Basis, T: Entry>(
 
 /// The same for splines of which `TAPS` coefficients count.
 #[cfg(not(kan_integers))]
+#[inline(never)]
 fn add_splines<T: Entry, const TAPS: usize>(
     places: &[Place],
     rows: usize,

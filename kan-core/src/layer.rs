@@ -288,16 +288,14 @@ impl<'m> Layer<'m> {
         sums: &mut [i32],
         places: &mut [Slot],
     ) -> Option<()> {
-        let plan = &self.plan;
+        let (plan, groups) = (&self.plan, self.targets.as_chunks().0);
         let places = plan.locate(input, sums, places)?;
         match self.coefficients {
             Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
-                self.integers(table)
-                    .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e))
+                plan.add_groups(groups, table, places, sums)
             }
             Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
-                self.integers(table)
-                    .add_groups(places, sums, |a, b, c, d, e| plan.add(a, b, c, d, e))
+                plan.add_groups(groups, table, places, sums)
             }
             _ => None,
         }

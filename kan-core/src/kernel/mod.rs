@@ -1,9 +1,9 @@
-//! All unsafe code of this crate: kernels in assembly for tables of integers, and scratch memory that
-//! is written before it is read. The plain Rust of [`integer`](crate::integer) computes the same, bit
-//! for bit, and is what other targets run.
+//! All unsafe code of this crate: kernels in assembly, and scratch memory that is written before it is read.
+//! The plain Rust of [`integer`](crate::integer) and [`float`](crate::float) computes the same, bit for
+//! bit, and is what other targets run.
 //!
-//! Two phases. First the place of every input node: weights and row. Then, for each block of four
-//! outputs, all nodes, with the four sums in registers.
+//! Integers in two phases. First the place of every input node: weights and row. Then, for each block of
+//! four outputs, all nodes, with the four sums in registers. Floats node by node.
 //!
 //! What the kernels rely on and nobody checks here: `Tables::check` has seen the tables. It has shown
 //! that whatever the input no position leaves the rows of its node, that all rows of a group's members
@@ -22,6 +22,9 @@ use core::mem::MaybeUninit;
 #[cfg(kan_kernels)]
 use core::{ptr, slice};
 
+#[cfg(kan_integers)]
+use crate::blob::ALL_NODES;
+
 /// Where a node's input lies: what all edges that leave the node share.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -32,10 +35,14 @@ pub(crate) struct Place {
     pub row: u32,
 }
 
+/// Places of a group's members that are gathered at a time.
+pub(crate) const GATHERED: usize = 8;
+
 /// Room for a place.
 pub(crate) type Slot = MaybeUninit<Place>;
 
 /// Writes one place for each element of `of`. `None` without a slot or a place for one.
+#[cfg(not(kan_integers))]
 pub(crate) fn fill<'s, T>(
     slots: &'s mut [Slot],
     of: &[T],
@@ -185,7 +192,7 @@ impl<'m> Plan<'m> {
         }
     }
 
-    /// Whether the layer is of several groups, to be [added](Self::add).
+    /// Whether the layer is of several groups, to be [added](Self::add_groups).
     #[cfg(kan_integers)]
     pub fn is_of_groups(&self) -> bool {
         self.bytes == 0
@@ -206,36 +213,68 @@ impl<'m> Plan<'m> {
         plan.run_integers(inputs, sums, slots)
     }
 
-    /// Adds the edges that leave `places` to the sums of a group, whose table has `rows`. The sums begin at
-    /// `start`, as many as they, or with what they are. `None` without a place.
+    /// Phase 2 of a layer of several groups: sets the sums to what leaves the places of its nodes. `None`
+    /// unless there is a place for every node and a sum for every output.
     #[cfg(kan_integers)]
-    #[inline(always)]
-    pub fn add<T>(
+    pub fn add_groups<T>(
         &self,
-        places: &[Place],
-        rows: usize,
+        groups: &[[u16; 2]],
         table: &[T],
-        start: Option<&[i32]>,
+        places: &[Place],
         sums: &mut [i32],
     ) -> Option<()> {
-        let outputs = sums.len();
-        if places.is_empty() || start.is_some_and(|start| start.len() != outputs) {
+        let kernel = self.kernel?;
+        if places.len() < usize::from(self.inputs) || sums.len() < usize::from(self.outputs) {
             return None;
         }
-        let sums = sums.as_mut_ptr();
-        let plan = Plan {
+        let (mut sums, mut groups) = (sums.as_mut_ptr(), groups.as_ptr_range());
+        let mut plan = Self {
             table: table.as_ptr().cast(),
-            bias: start.map_or(sums.cast_const(), <[_]>::as_ptr).cast(),
-            bytes: 4 * size_of::<T>() * rows,
-            inputs: places.len() as u16,
-            outputs: outputs as u16,
             ..*self
         };
-        let places = places.as_ptr().cast_mut();
-        // SAFETY: the rows of the places are in the table, which has `rows` of as many coefficients as there
-        // are sums, and starts at a multiple of four. Neither places nor outputs are more than 65535.
-        // Without inputs the places are only read.
-        unsafe { self.kernel?(&raw const plan, ptr::null(), sums.cast(), places) };
+        // SAFETY: `Tables::check` has seen that the groups are whole, that their members are nodes of the
+        // layer, that they have the layer's outputs together and as much of the table as is there, up to a
+        // whole word each. All start at multiples of four. Without inputs the places are only read.
+        unsafe {
+            while groups.start < groups.end {
+                let [[outputs, count], [low, high]] = groups.start.cast::<[[u16; 2]; 2]>().read();
+                groups.start = groups.start.add(2);
+                let rows = usize::from(low) | usize::from(high) << 16;
+                plan.bytes = 4 * size_of::<T>() * rows;
+                plan.outputs = outputs;
+                if count == ALL_NODES {
+                    plan.inputs = self.inputs;
+                    kernel(&plan, ptr::null(), sums.cast(), places.as_ptr().cast_mut());
+                } else {
+                    let start = plan.bias;
+                    let mut left = count;
+                    let mut gathered = [const { Slot::uninit() }; GATHERED];
+                    while left > 0 {
+                        plan.inputs = left.min(GATHERED as u16);
+                        left -= plan.inputs;
+                        for slot in gathered.iter_mut().take(plan.inputs.into()) {
+                            let [node, skipped] = groups.start.read();
+                            groups.start = groups.start.add(1);
+                            let place = *places.get_unchecked(usize::from(node));
+                            // Its row without those that are skipped.
+                            let row = place.row - u32::from(skipped);
+                            slot.write(Place { row, ..place });
+                        }
+                        let places = gathered.as_mut_ptr().cast();
+                        kernel(&plan, ptr::null(), sums.cast(), places);
+                        plan.bias = sums.cast_const().cast();
+                    }
+                    if count == 0 {
+                        ptr::copy_nonoverlapping(start.cast(), sums, outputs.into());
+                    }
+                    plan.bias = start;
+                }
+                let bytes = size_of::<T>() * rows * usize::from(outputs);
+                plan.table = plan.table.add(bytes.next_multiple_of(4));
+                plan.bias = plan.bias.add(outputs.into());
+                sums = sums.add(outputs.into());
+            }
+        }
         Some(())
     }
 
