@@ -178,16 +178,12 @@ impl<'m> Plan<'m> {
         if inputs.unwrap_or(sums).len() < count || sums.len() < usize::from(self.outputs) {
             return None;
         }
-        let inputs = inputs.map_or(sums.as_ptr(), <[_]>::as_ptr).cast();
+        let sums = sums.as_mut_ptr();
+        let inputs = inputs.map_or(sums.cast_const(), <[_]>::as_ptr).cast();
         // SAFETY: as many as wanted, and the kernel writes all slots. All inputs are read before the first
         // sum is written.
         unsafe {
-            self.kernel?(
-                self,
-                inputs,
-                sums.as_mut_ptr().cast(),
-                slots.as_mut_ptr().cast(),
-            );
+            self.kernel?(self, inputs, sums.cast(), slots.as_mut_ptr().cast());
             Some(slots.assume_init_ref())
         }
     }
