@@ -248,7 +248,11 @@ impl Evaluator {
                 }
                 layer + node * inputs + edge * edges + looked_up
             });
-            let hidden = if model.layers() > 1 { costs.hidden } else { 0.0 };
+            let hidden = if model.layers() > 1 {
+                costs.hidden
+            } else {
+                0.0
+            };
             let outputs = costs.output * model.outputs() as f64;
             (costs.call + hidden + outputs + layers.sum::<f64>()).round() as u64
         };

@@ -85,9 +85,10 @@ fn a_hidden_layer_recovers_a_product() {
             fit(&mut network, &samples, &Penalty::default())
         })
         .collect();
-    // Most starts get there.
+    // A single start may end in another minimum; most get there.
     losses.sort_by(f64::total_cmp);
-    assert!((2.0 * losses[2]).sqrt() <= 1e-9, "{losses:?}");
+    assert!((2.0 * losses[0]).sqrt() <= 1e-10, "{losses:?}");
+    assert!((2.0 * losses[2]).sqrt() <= 1e-8, "{losses:?}");
 }
 
 /// Least squares on 1, x_0, x_1, ….
