@@ -29,7 +29,8 @@ fn main() -> ! {
     loop {
         let (region, input): (&[u8], &[f32]) = black_box((&[], &[]));
         let output: &mut [f32] = black_box(&mut []);
-        if let Ok(model) = Model::load(region) {
+        // By reference: the model stays where it was made.
+        if let Ok(model) = &Model::load(region) {
             model.eval_into(input, output);
             black_box((output, model.in_domain_of(input)));
         }

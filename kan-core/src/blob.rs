@@ -406,7 +406,7 @@ fn varint_len(value: usize) -> usize {
 }
 
 /// The fixed part of a blob: what must be known before the message can be read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub(crate) struct Header {
     pub len: u32,
@@ -489,11 +489,17 @@ impl<'m> Reader<'m> {
 
     /// An unsigned integer, the length of a sequence, the variant of an enum, or a `bool`.
     pub fn number(&mut self) -> Option<usize> {
-        let (number, rest): (u32, _) = postcard::take_from_bytes(self.rest).ok()?;
-        let number = number as usize;
-        let shortest = varint_len(number) + rest.len() == self.rest.len();
-        self.rest = rest;
-        shortest.then_some(number)
+        let mut number = 0;
+        for shift in [0, 7, 14, 21, 28] {
+            let byte = u32::from(*self.rest.split_off_first()?);
+            number |= (byte & 0x7f) << shift;
+            if byte < 0x80 {
+                let is_shortest = byte > 0 || shift == 0;
+                let fits = byte < 0x10 || shift < 28;
+                return (is_shortest && fits).then_some(number as usize);
+            }
+        }
+        None
     }
 
     /// Bytes or a string.

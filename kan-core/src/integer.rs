@@ -1,7 +1,11 @@
 //! Layers of integer tables: their checks, and their evaluation without a float.
 
 use crate::blob::{ALL_NODES, IntegerNode, LoadError};
-use crate::kernel::{self, Place, Slot};
+use crate::kernel;
+#[cfg(kan_integers)]
+use crate::kernel::Plan;
+#[cfg(not(kan_integers))]
+use crate::kernel::{Place, Slot};
 use crate::kinds;
 
 /// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
@@ -16,9 +20,6 @@ const LARGEST_PACKED: u32 = 32_767;
 
 /// The largest of a layer of degree 3: 16 bits are enough for it.
 const LARGEST_SUM: u32 = 65_527;
-
-/// Places of a group's members that are gathered at a time.
-const GATHERED: usize = 8;
 
 /// A coefficient.
 pub(crate) trait Entry: Copy + Into<i32> {
@@ -256,6 +257,7 @@ impl<'m, T: Entry> Tables<'m, T> {
     ///
     /// `None` would be an access out of bounds, or an input that is missing: there is none after
     /// [`check`](Self::check) where inputs are as many as nodes.
+    #[cfg(not(kan_integers))]
     #[inline(always)]
     pub fn eval<const KINDS: u16>(
         self,
@@ -271,75 +273,97 @@ impl<'m, T: Entry> Tables<'m, T> {
         }
     }
 
+    /// How a kernel evaluates the layer: all of it if that is one group of all outputs, fed by all nodes,
+    /// else the places of its nodes, from which [`add_groups`](Self::add_groups) goes on.
+    #[cfg(kan_integers)]
+    pub fn plan<const KINDS: u16>(&self, plan: Plan<'m>) -> Plan<'m> {
+        let kernel: kernel::Kernel = match (self.degree, size_of::<T>()) {
+            (0, 2) if KINDS & T::STEP != 0 => kernel::step_i16,
+            (0, _) if KINDS & T::STEP != 0 => kernel::step_i8,
+            (1, 2) if KINDS & T::LINEAR != 0 => kernel::linear_i16,
+            (1, _) if KINDS & T::LINEAR != 0 => kernel::linear_i8,
+            (3, 2) if KINDS & T::CUBIC != 0 => kernel::cubic_i16,
+            (3, _) if KINDS & T::CUBIC != 0 => kernel::cubic_i8,
+            _ => return plan,
+        };
+        let rows = match *self.groups {
+            [[_, ALL_NODES], [low, high]] => usize::from(low) | usize::from(high) << 16,
+            _ => 0,
+        };
+        plan.of_integers(kernel, self.shift, self.coefficients, rows)
+    }
+
+    #[cfg(not(kan_integers))]
     #[inline(always)]
     fn run<B: Basis>(
         self,
         input: Option<&[i32]>,
         sums: &mut [i32],
-        places: &mut [Slot],
+        slots: &mut [Slot],
     ) -> Option<()> {
-        let places = locate::<B>(self.nodes, self.shift, input.unwrap_or(sums), places)?;
+        let input = input.unwrap_or(sums);
+        let places = kernel::fill(slots, self.nodes, |k, &words| {
+            let position = IntegerNode::unpack(words).locate(*input.get(k)?, self.shift);
+            Some(B::at(position))
+        })?;
         // The one group of a dense layer first: it needs no look at the others.
         if let &[[_, ALL_NODES], [low, high]] = self.groups {
             let rows = usize::from(low) | usize::from(high) << 16;
             let sums = sums.get_mut(..self.bias.len())?;
             return add::<B, T>(places, rows, self.coefficients, Some(self.bias), sums);
         }
+        self.add_groups::<B>(places, sums)
+    }
+
+    #[cfg(not(kan_integers))]
+    /// Phase 2: sets the sums to what leaves the places of the nodes, group by group.
+    #[inline(never)]
+    fn add_groups<B: Basis>(self, places: &[Place], sums: &mut [i32]) -> Option<()> {
         let Self {
-            bias,
-            groups,
-            coefficients,
+            mut bias,
+            mut groups,
+            mut coefficients,
             ..
         } = self;
-        run_groups::<B, T>(groups, bias, coefficients, places, sums)
-    }
-}
-
-/// Phase 2 of a layer of several groups.
-#[inline(never)]
-fn run_groups<B: Basis, T: Entry>(
-    mut groups: &[[u16; 2]],
-    mut bias: &[i32],
-    mut coefficients: &[T],
-    places: &[Place],
-    sums: &mut [i32],
-) -> Option<()> {
-    let mut sums = sums.get_mut(..bias.len())?;
-    while let Some(group) = next_group(&mut groups) {
-        let sums = sums.split_off_mut(..group.outputs)?;
-        let start = bias.split_off(..group.outputs)?;
-        let count = group.rows * group.outputs;
-        let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
-        match group.members {
-            None => add::<B, T>(places, group.rows, table, Some(start), sums)?,
-            Some([]) => copy(start, sums),
-            Some(mut members) => {
-                let mut start = Some(start);
-                while !members.is_empty() {
-                    let some = members.split_off(..members.len().min(GATHERED))?;
-                    let mut slots = [const { Slot::uninit() }; GATHERED];
-                    // Their rows without those that are skipped.
-                    let gathered = kernel::fill(&mut slots, some, |_, &[node, skipped]| {
-                        let place = *places.get(usize::from(node))?;
-                        let row = place.row - u32::from(skipped);
-                        Some(Place { row, ..place })
-                    })?;
-                    add::<B, T>(gathered, group.rows, table, start.take(), sums)?;
-                }
+        let mut sums = sums.get_mut(..bias.len())?;
+        while let Some(group) = next_group(&mut groups) {
+            let sums = sums.split_off_mut(..group.outputs)?;
+            let start = bias.split_off(..group.outputs)?;
+            let count = group.rows * group.outputs;
+            let table = coefficients.split_off(..count.next_multiple_of(T::PER_WORD))?;
+            let Some(mut members) = group.members else {
+                add::<B, T>(places, group.rows, table, Some(start), sums)?;
+                continue;
+            };
+            let mut start = Some(start);
+            while !members.is_empty() {
+                let some = members.split_off(..members.len().min(kernel::GATHERED))?;
+                let mut slots = [const { Slot::uninit() }; kernel::GATHERED];
+                // Their rows without those that are skipped.
+                let gathered = kernel::fill(&mut slots, some, |_, &[node, skipped]| {
+                    let place = *places.get(usize::from(node))?;
+                    let row = place.row - u32::from(skipped);
+                    Some(Place { row, ..place })
+                })?;
+                add::<B, T>(gathered, group.rows, table, start.take(), sums)?;
+            }
+            if let Some(start) = start {
+                copy(start, sums); // no member
             }
         }
+        Some(())
     }
-    Some(())
 }
 
 /// Where sums start.
+#[cfg(not(kan_integers))]
 fn copy(start: &[i32], sums: &mut [i32]) {
     for (sum, start) in sums.iter_mut().zip(start) {
         *sum = *start;
     }
 }
 
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 impl IntegerNode {
     /// Where `x` is: the row of its interval in the upper 17 bits, and Q15 of the interval.
     fn locate(&self, x: i32, shift: u32) -> u32 {
@@ -350,7 +374,7 @@ impl IntegerNode {
 }
 
 /// `x`, or 0 if it is negative.
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 fn at_least_0(x: i32) -> i32 {
     x & !(x >> 31)
 }
@@ -378,27 +402,28 @@ fn position_of_short_products(d: u32, scale: u32) -> u32 {
 use position_of_short_products as position;
 
 /// Splines of one degree.
-pub(crate) trait Basis {
+#[cfg(not(kan_integers))]
+trait Basis {
     /// Coefficients that count on an interval.
     const TAPS: usize;
 
     /// The weights at a position.
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place;
 }
 
 /// Two weights in a word.
-#[cfg(not(any(kan_dsp, kan_v6m)))]
+#[cfg(not(kan_integers))]
 fn pair(low: i32, high: i32) -> u32 {
     (low as u32 & 0xffff) | (high as u32) << 16
 }
 
+#[cfg(not(kan_integers))]
 struct Cubic;
 
+#[cfg(not(kan_integers))]
 impl Basis for Cubic {
     const TAPS: usize = 4;
 
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         let t = position & 0x7fff;
         let t2 = t * t; // Q30
@@ -418,12 +443,13 @@ impl Basis for Cubic {
     }
 }
 
+#[cfg(not(kan_integers))]
 struct Linear;
 
+#[cfg(not(kan_integers))]
 impl Basis for Linear {
     const TAPS: usize = 2;
 
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         let t = ((position >> 1) & 0x3fff) as i32;
         Place {
@@ -433,12 +459,13 @@ impl Basis for Linear {
     }
 }
 
+#[cfg(not(kan_integers))]
 struct Step;
 
+#[cfg(not(kan_integers))]
 impl Basis for Step {
     const TAPS: usize = 1;
 
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
     fn at(position: u32) -> Place {
         Place {
             weights: [16_384, 0],
@@ -447,26 +474,9 @@ impl Basis for Step {
     }
 }
 
-/// Finds the places of all nodes.
-#[inline(always)]
-fn locate<'s, B: Basis>(
-    nodes: &[[u32; 4]],
-    shift: u32,
-    input: &[i32],
-    slots: &'s mut [Slot],
-) -> Option<&'s [Place]> {
-    #[cfg(any(kan_dsp, kan_v6m))]
-    return kernel::locate(B::TAPS, nodes, input, shift, slots);
-    #[cfg(not(any(kan_dsp, kan_v6m)))]
-    kernel::fill(slots, nodes, |k, &words| {
-        let position = IntegerNode::unpack(words).locate(*input.get(k)?, shift);
-        Some(B::at(position))
-    })
-}
-
 /// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`; the sums
 /// begin at `start`, or with what they are.
-#[inline(always)]
+#[cfg(not(kan_integers))]
 fn add<B: Basis, T: Entry>(
     places: &[Place],
     rows: usize,
@@ -474,21 +484,17 @@ fn add<B: Basis, T: Entry>(
     start: Option<&[i32]>,
     sums: &mut [i32],
 ) -> Option<()> {
-    #[cfg(kan_dsp)]
-    return kernel::add(B::TAPS, places, rows, table, start, sums);
-    #[cfg(not(kan_dsp))]
-    {
-        copy(start.unwrap_or(&[]), sums);
-        match B::TAPS {
-            4 => add_splines::<T, 4>(places, rows, table, sums),
-            2 => add_splines::<T, 2>(places, rows, table, sums),
-            _ => add_splines::<T, 1>(places, rows, table, sums),
-        }
+    copy(start.unwrap_or(&[]), sums);
+    match B::TAPS {
+        4 => add_splines::<T, 4>(places, rows, table, sums),
+        2 => add_splines::<T, 2>(places, rows, table, sums),
+        _ => add_splines::<T, 1>(places, rows, table, sums),
     }
 }
 
 /// The same for splines of which `TAPS` coefficients count.
-#[cfg(not(kan_dsp))]
+#[cfg(not(kan_integers))]
+#[inline(never)]
 fn add_splines<T: Entry, const TAPS: usize>(
     places: &[Place],
     rows: usize,
@@ -510,30 +516,25 @@ fn add_splines<T: Entry, const TAPS: usize>(
 }
 
 /// Adds them to `W` sums.
-#[cfg(not(kan_dsp))]
+#[cfg(not(kan_integers))]
 fn add_block<T: Entry, const TAPS: usize, const W: usize>(
     places: &[Place],
     table: &[T],
     sums: &mut [i32],
 ) -> Option<()> {
-    #[cfg(kan_v6m)]
-    return kernel::add_block(TAPS, W, places, table, sums);
-    #[cfg(not(kan_v6m))]
-    {
-        let rows = table.as_chunks::<W>().0;
-        let sums: &mut [i32; W] = sums.first_chunk_mut()?;
-        for place in places {
-            let taps: &[[T; W]; TAPS] = rows.get(place.row as usize..)?.first_chunk()?;
-            let [a, b] = place.weights;
-            let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
-            for (k, sum) in sums.iter_mut().enumerate() {
-                for (weight, row) in weights.iter().zip(taps) {
-                    *sum += weight * row[k].into();
-                }
+    let rows = table.as_chunks::<W>().0;
+    let sums: &mut [i32; W] = sums.first_chunk_mut()?;
+    for place in places {
+        let taps: &[[T; W]; TAPS] = rows.get(place.row as usize..)?.first_chunk()?;
+        let [a, b] = place.weights;
+        let weights = [a as i16, (a >> 16) as i16, b as i16, (b >> 16) as i16].map(i32::from);
+        for (k, sum) in sums.iter_mut().enumerate() {
+            for (weight, row) in weights.iter().zip(taps) {
+                *sum += weight * row[k].into();
             }
         }
-        Some(())
     }
+    Some(())
 }
 
 #[cfg(test)]

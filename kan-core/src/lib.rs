@@ -9,6 +9,7 @@ compile_error!(
 
 mod base;
 pub mod blob;
+mod float;
 mod integer;
 // All unsafe code: assembly, and scratch memory that is not cleared.
 #[allow(unsafe_code)]

@@ -59,6 +59,15 @@ struct Title<'m> {
     output_names: &'m [u8],
 }
 
+impl Title<'_> {
+    const EMPTY: Self = Self {
+        name: &[],
+        head: Head::Identity,
+        input_names: &[],
+        output_names: &[],
+    };
+}
+
 impl<
     'm,
     const IN: usize,
@@ -88,13 +97,16 @@ impl<
     /// finds accidents; the rest is checked as if the blob's author meant harm. What loads gives
     /// finite outputs for every input.
     pub fn load(blob: &'m [u8]) -> Result<Self, LoadError> {
-        let mut layers = Vec::new();
-        let (header, title) = read::<KINDS>(blob, [IN, OUT, WIDTH], &mut layers)?;
-        Ok(Self {
-            header,
-            title,
-            layers,
-        })
+        // Filled in where it is returned: its layers are not copied once more.
+        let mut model = Ok(Self {
+            header: Header::default(),
+            title: Title::EMPTY,
+            layers: Vec::new(),
+        });
+        if let Ok(model) = &mut model {
+            (model.header, model.title) = read::<KINDS>(blob, [IN, OUT, WIDTH], &mut model.layers)?;
+        }
+        model
     }
 
     /// The outputs for one input vector, both in the units of the training data.
@@ -103,7 +115,7 @@ impl<
     /// Inputs beyond those the model has are ignored, outputs beyond are 0. Always finite.
     pub fn eval(&self, input: &[f32; IN]) -> [f32; OUT] {
         let mut output = [0.0; OUT];
-        self.eval_into(input, &mut output);
+        self.forward(input, &mut output);
         output
     }
 
@@ -132,11 +144,9 @@ impl<
             for (value, &x) in values.iter_mut().zip(input) {
                 *value = x as f32;
             }
-            let [mut a, mut b] = [[0.0; WIDTH]; 2];
-            let values = forward::<KINDS>(&self.layers, &values, &mut a, &mut b);
-            for (y, &mut value) in output.iter_mut().zip(values) {
-                *y = nearest(value);
-            }
+            let mut sums = [0.0; OUT];
+            self.forward(&values, &mut sums);
+            output = sums.map(nearest);
         }
         output
     }
@@ -144,21 +154,42 @@ impl<
     /// [`eval_q`](Self::eval_q) on slices of any length: missing inputs count as 0, outputs that do
     /// not fit are dropped.
     pub fn eval_q_into(&self, input: &[i32], output: &mut [i32]) {
-        copy(&self.eval_q(&padded(input)), output);
+        let mut padded = [0; IN];
+        copy(input, &mut padded);
+        copy(&self.eval_q(&padded), output);
     }
 
     /// What `read` makes of the outputs.
     fn outputs_of<R>(&self, input: &[f32], read: impl FnOnce(&mut [f32]) -> R) -> R {
+        let mut output = [0.0; OUT];
+        self.forward(input, &mut output);
+        read(output.get_mut(..self.outputs()).unwrap_or(&mut []))
+    }
+
+    /// Runs the layers.
+    fn forward(&self, input: &[f32], output: &mut [f32; OUT]) -> Option<()> {
         if self.is_integer() {
-            let mut sums = [0; OUT];
-            self.forward_raw(&self.quantise(input), &mut sums);
-            let mut output = [0.0; OUT];
-            self.dequantise(&sums, &mut output);
-            read(output.get_mut(..self.outputs()).unwrap_or(&mut []))
-        } else {
-            let [mut a, mut b] = [[0.0; WIDTH]; 2];
-            read(forward::<KINDS>(&self.layers, input, &mut a, &mut b))
+            let (mut raw, mut sums) = ([0; IN], [0; OUT]);
+            self.quantise(input, &mut raw);
+            self.forward_raw(&raw, &mut sums)?;
+            self.dequantise(&sums, output);
+            return Some(());
         }
+        if input.len() < self.inputs() {
+            return self.forward_padded(input, output);
+        }
+        let (last, before) = self.layers.split_last()?;
+        let Some((first, others)) = before.split_first() else {
+            return last.eval::<KINDS>(input, output);
+        };
+        let [mut a, mut b] = [[0.0; WIDTH]; 2];
+        let (mut from, mut to) = (&mut a, &mut b);
+        first.eval::<KINDS>(input, from)?;
+        for layer in others {
+            layer.eval::<KINDS>(from, to)?;
+            mem::swap(&mut from, &mut to);
+        }
+        last.eval::<KINDS>(from, output)
     }
 
     /// Runs the layers of integers.
@@ -177,15 +208,23 @@ impl<
         last.eval_raw::<KINDS>(Some(&sums), output, &mut places)
     }
 
+    /// [`forward`](Self::forward) with 0 for the inputs that are missing.
+    // Not inlined: its stack is only for those who do without inputs.
+    #[cold]
+    #[inline(never)]
+    fn forward_padded(&self, input: &[f32], output: &mut [f32; OUT]) -> Option<()> {
+        let mut padded = [0.0; IN];
+        copy(input, &mut padded);
+        self.forward(&padded, output)
+    }
+
     /// Inputs as the integers that the tables take.
-    fn quantise(&self, input: &[f32]) -> [i32; IN] {
-        let mut raw = [0; IN];
+    fn quantise(&self, input: &[f32], raw: &mut [i32; IN]) {
         let scales = self.layers.first().map_or(&[][..], Layer::input_scales);
         for (k, (raw, [scale, zero])) in raw.iter_mut().zip(scales).enumerate() {
             let x = input.get(k).copied().unwrap_or(0.0);
             *raw = nearest(x * scale + zero);
         }
-        raw
     }
 
     /// Outputs in their own units.
@@ -207,7 +246,9 @@ impl<
     /// [`classify`](Self::classify) on a slice of any length; missing inputs count as 0.
     pub fn classify_from(&self, input: &[f32]) -> usize {
         if self.is_integer() {
-            return self.classify_q(&self.quantise(input));
+            let mut raw = [0; IN];
+            self.quantise(input, &mut raw);
+            return self.classify_q(&raw);
         }
         self.outputs_of(input, |values| self.class_of(values))
     }
@@ -231,7 +272,9 @@ impl<
 
     /// [`classify_q`](Self::classify_q) on a slice of any length; missing inputs count as 0.
     pub fn classify_q_from(&self, input: &[i32]) -> usize {
-        self.classify_q(&padded(input))
+        let mut padded = [0; IN];
+        copy(input, &mut padded);
+        self.classify_q(&padded)
     }
 
     /// The class with these logits.
@@ -278,7 +321,9 @@ impl<
     /// [`in_domain`](Self::in_domain) on a slice of any length; missing inputs count as 0.
     pub fn in_domain_of(&self, input: &[f32]) -> bool {
         if self.is_integer() {
-            return self.in_domain_q_of(&self.quantise(input));
+            let mut raw = [0; IN];
+            self.quantise(input, &mut raw);
+            return self.in_domain_q_of(&raw);
         }
         self.layers.first().is_some_and(|layer| layer.covers(input))
     }
@@ -402,7 +447,7 @@ impl<
 ///
 /// Of tables of integers it is [`integer_ram_bytes`].
 pub const fn ram_bytes(width: usize, layers: usize) -> usize {
-    let (fixed, layer, sums) = (52, 48, 2 * size_of::<f32>());
+    let (fixed, layer, sums) = (52, 60, 2 * size_of::<f32>());
     fixed + layer * layers + sums * width
 }
 
@@ -478,20 +523,19 @@ fn read<'m, const KINDS: u16>(
     if reader.number() != Some(count) {
         return Err(malformed);
     }
+    let (of_floats, of_integers) = (KINDS & kinds::F32 != 0, KINDS & !kinds::F32 != 0);
     let [inputs, outputs, width] = sizes;
     let (mut last, mut widest, mut edges) = (inputs, 0, 0);
     for k in 0..count {
         let layer = Layer::read::<KINDS>(&mut reader, last, k == 0, k + 1 == count)?;
         // A model is of f32 or of integers throughout.
-        if layers
-            .first()
-            .is_some_and(|first| first.is_integer() != layer.is_integer())
-        {
+        let is_other = |first: &Layer| first.is_integer() != layer.is_integer();
+        if of_floats && of_integers && layers.first().is_some_and(is_other) {
             return Err(malformed);
         }
         last = layer.outputs();
         widest = widest.max(last);
-        edges += layer.tables().edges;
+        edges += layer.edges();
         layers
             .push(layer)
             .map_err(|_| LoadError::CapacityExceeded)?;
@@ -508,7 +552,9 @@ fn read<'m, const KINDS: u16>(
         && widest == width
         && edges == header.edges as usize
         && head_fits
-        && (title.head == Head::Identity || layers.last().is_none_or(Layer::is_of_logits))
+        && (!of_integers
+            || title.head == Head::Identity
+            || layers.last().is_none_or(Layer::is_of_logits))
         && names_fit(title.input_names, inputs)
         && names_fit(title.output_names, classes);
     if consistent {
@@ -538,22 +584,6 @@ fn line(names: &[u8], k: usize) -> Option<&str> {
     }
 }
 
-/// Runs the layers, each from one half of the scratch to the other; returns the last outputs.
-fn forward<'s, const KINDS: u16>(
-    layers: &[Layer],
-    input: &[f32],
-    mut from: &'s mut [f32],
-    mut to: &'s mut [f32],
-) -> &'s mut [f32] {
-    let mut outputs = 0;
-    for (k, layer) in layers.iter().enumerate() {
-        layer.eval::<KINDS>(if k == 0 { input } else { from }, to);
-        outputs = layer.outputs();
-        mem::swap(&mut from, &mut to);
-    }
-    from.get_mut(..outputs).unwrap_or(&mut [])
-}
-
 /// The nearest integer, half a unit away from 0; saturates, and NaN is the least.
 fn nearest(x: f32) -> i32 {
     let half = if x < 0.0 { -0.5 } else { 0.5 };
@@ -564,20 +594,10 @@ fn nearest(x: f32) -> i32 {
     }
 }
 
-/// What there is, and 0 for the rest.
-fn padded<const N: usize, T: Copy + Default>(from: &[T]) -> [T; N] {
-    let mut to = [T::default(); N];
-    copy(from, &mut to);
-    to
-}
-
 /// Copies what there is, and fills the rest with 0.
 fn copy<T: Copy + Default>(from: &[T], to: &mut [T]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
-    }
-    for to in to.iter_mut().skip(from.len()) {
-        *to = T::default();
+    for (k, to) in to.iter_mut().enumerate() {
+        *to = from.get(k).copied().unwrap_or_default();
     }
 }
 

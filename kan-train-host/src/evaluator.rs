@@ -3,7 +3,7 @@
 use std::fmt;
 
 use kan_core::blob::{HEADER_LEN, IntegerNode, LayerMessage, Node, VERSION};
-use kan_core::{Head, LoadError, Model, Scalar, blob_len};
+use kan_core::{Head, LayerTables, LoadError, Model, Scalar, blob_len};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -193,8 +193,8 @@ impl Evaluator {
     /// They are least-squares fits to exact counts in QEMU (rustc 1.95, profile `firmware`: opt-level `s`,
     /// fat LTO). `cargo firmware-cost` prints the counts, how far the estimates are from them, and the
     /// fitted constants. A test keeps them within 7 %, of tables of integers within 15 %, and within
-    /// 20 % of those where they are pruned. The call clears sums of 64 nodes: firmware for one small
-    /// model needs some 200 instructions fewer.
+    /// 20 % of those where they are pruned. Hidden layers clear sums of 64 nodes: firmware for one
+    /// small model needs some 200 instructions fewer.
     pub fn instructions(&self) -> Instructions {
         let model = self.model();
         let on = |costs: &Costs| {
@@ -225,6 +225,7 @@ impl Evaluator {
             }
             let layers = model.tables().map(|tables| {
                 let (mut node, mut edge) = match tables.degree {
+                    _ if costs.has_fpu => (0.0, 0.0),
                     3 => costs.cubic,
                     1 => costs.linear,
                     _ => costs.step,
@@ -239,10 +240,21 @@ impl Evaluator {
                 // that are is not known, but they are no more than the edges that were pruned.
                 let (inputs, edges) = (tables.inputs as f64, tables.edges as f64);
                 let pruned = inputs * tables.outputs as f64 - edges;
-                let looked_up = costs.look_up * edges * (pruned / inputs).min(1.0);
+                let mut looked_up = costs.look_up * edges * (pruned / inputs).min(1.0);
+                if costs.has_fpu {
+                    layer += of_fpu(&tables) as f64;
+                    // The kernel counts its own.
+                    looked_up *= f64::from(u8::from(tables.residual));
+                }
                 layer + node * inputs + edge * edges + looked_up
             });
-            (costs.call + layers.sum::<f64>()).round() as u64
+            let hidden = if model.layers() > 1 {
+                costs.hidden
+            } else {
+                0.0
+            };
+            let outputs = costs.output * model.outputs() as f64;
+            (costs.call + hidden + outputs + layers.sum::<f64>()).round() as u64
         };
         Instructions {
             cortex_m4f: on(&CORTEX_M4F),
@@ -306,9 +318,34 @@ impl fmt::Display for Core {
     }
 }
 
+/// What the kernel for floats executes for all nodes of a layer: its instructions, counted by hand.
+fn of_fpu(tables: &LayerTables) -> usize {
+    let (inputs, outputs) = (tables.inputs, tables.outputs);
+    // Coefficients that count, instructions for their weights, and for their rows after the first.
+    let (taps, weights, rows) = match tables.degree {
+        3 => (4, 40, 3),
+        1 => (2, 19, 1),
+        _ => (1, 5, 0),
+    };
+    let (biases, node) = (4 * outputs, 11 + weights + rows);
+    if tables.edges < inputs * outputs {
+        return biases + inputs * (node + 7) + tables.edges * (6 + 2 * taps);
+    }
+    let eights = outputs / 8 * (4 + 9 * taps);
+    let four = outputs % 8 / 4 * (2 + 5 * taps);
+    let ones = outputs % 4 * (4 + 2 * taps);
+    let rest = if outputs.is_multiple_of(8) { 2 } else { 4 };
+    biases + inputs * (node + rest + eights + four + ones)
+}
+
 /// What makes up the instructions of an inference.
 struct Costs {
+    /// Then those of a node and of an edge are counted, not fitted.
+    has_fpu: bool,
     call: f64,
+    /// More for hidden nodes, whose sums are cleared, and for an output.
+    hidden: f64,
+    output: f64,
     layer: f64,
     /// Of a node and of an edge, by kind of table.
     cubic: (f64, f64),
@@ -335,73 +372,82 @@ struct IntegerCosts {
 }
 
 const CORTEX_M4F: Costs = Costs {
-    call: 327.3,
-    layer: 98.9,
-    cubic: (94.0, 14.1),
-    linear: (54.8, 9.9),
-    step: (32.6, 7.8),
-    residual: (35.6, 115.2, 6.0),
-    look_up: 7.7,
+    has_fpu: true,
+    call: 93.3,
+    hidden: 211.3,
+    output: 10.6,
+    layer: 91.3,
+    cubic: (0.0, 0.0),
+    linear: (0.0, 0.0),
+    step: (0.0, 0.0),
+    residual: (83.8, 107.3, 6.1),
+    look_up: 4.6,
     integers: [
         IntegerCosts {
-            call: (521.5, 29.0, 37.1),
-            layer: 180.0,
-            tables: [(15.0, 10.0, 4.4), (4.8, 10.5, 1.9), (4.1, 12.5, 0.0)],
-            pruned: (522.3, 0.7),
+            call: (327.3, 25.7, 37.7),
+            layer: 130.3,
+            tables: [(14.1, 7.1, 5.9), (3.7, 7.1, 3.5), (1.6, 9.7, 1.3)],
+            pruned: (606.2, 1.4),
         },
         IntegerCosts {
-            call: (522.4, 28.9, 37.1),
-            layer: 180.9,
-            tables: [(14.6, 10.3, 6.1), (4.5, 10.8, 2.8), (4.2, 12.5, 0.0)],
-            pruned: (530.1, 0.6),
+            call: (328.4, 25.7, 37.7),
+            layer: 129.9,
+            tables: [(13.7, 7.6, 7.6), (3.2, 7.4, 4.4), (1.7, 10.0, 1.3)],
+            pruned: (603.0, 1.4),
         },
     ],
 };
 
 const CORTEX_M3: Costs = Costs {
-    call: 376.3,
-    layer: 42.6,
-    cubic: (1661.5, 520.2),
-    linear: (563.5, 266.8),
-    step: (339.5, 85.1),
-    residual: (15.4, 2295.1, 124.4),
-    look_up: 7.4,
+    has_fpu: false,
+    call: 207.8,
+    hidden: 335.5,
+    output: 0.0,
+    layer: 51.9,
+    cubic: (1591.6, 526.6),
+    linear: (543.8, 268.6),
+    step: (234.3, 86.1),
+    residual: (58.4, 2303.4, 118.9),
+    look_up: 6.4,
     integers: [
         IntegerCosts {
-            call: (454.3, 350.4, 355.3),
-            layer: 294.2,
-            tables: [(52.5, 40.9, 34.6), (19.3, 41.0, 22.2), (27.5, 34.3, 10.6)],
-            pruned: (695.1, 4.8),
+            call: (264.9, 344.1, 353.9),
+            layer: 277.5,
+            tables: [(54.1, 38.7, 36.7), (11.5, 38.7, 24.2), (10.9, 30.4, 12.8)],
+            pruned: (684.9, 4.9),
         },
         IntegerCosts {
-            call: (457.5, 350.4, 355.5),
-            layer: 291.9,
-            tables: [(52.8, 43.6, 33.8), (19.6, 43.8, 21.4), (27.9, 34.5, 10.5)],
-            pruned: (704.8, 4.9),
+            call: (267.3, 344.2, 354.0),
+            layer: 273.4,
+            tables: [(55.7, 40.9, 36.0), (11.8, 41.4, 23.4), (10.6, 30.9, 12.6)],
+            pruned: (717.5, 5.0),
         },
     ],
 };
 
 const CORTEX_M0: Costs = Costs {
-    call: 516.7,
-    layer: 0.0,
-    cubic: (2815.2, 886.0),
-    linear: (868.6, 460.6),
-    step: (538.8, 120.3),
-    residual: (0.0, 3931.9, 209.2),
-    look_up: 13.8,
+    has_fpu: false,
+    call: 272.8,
+    hidden: 423.4,
+    output: 0.0,
+    layer: 28.4,
+    cubic: (2777.8, 901.5),
+    linear: (852.6, 459.8),
+    step: (363.2, 120.3),
+    residual: (53.1, 3955.1, 199.6),
+    look_up: 15.2,
     integers: [
         IntegerCosts {
-            call: (465.3, 492.9, 567.0),
-            layer: 359.1,
-            tables: [(57.2, 22.7, 13.6), (25.4, 18.5, 7.0), (21.9, 20.8, 1.3)],
-            pruned: (882.2, 1.5),
+            call: (312.1, 480.7, 566.2),
+            layer: 214.5,
+            tables: [(65.5, 16.5, 14.5), (32.9, 12.5, 8.1), (29.2, 14.7, 2.4)],
+            pruned: (856.8, 2.4),
         },
         IntegerCosts {
-            call: (465.9, 493.3, 565.3),
-            layer: 349.0,
-            tables: [(58.2, 21.7, 15.9), (26.3, 18.6, 8.0), (22.8, 17.2, 4.1)],
-            pruned: (878.3, 0.9),
+            call: (311.9, 481.2, 564.5),
+            layer: 207.9,
+            tables: [(66.3, 15.1, 17.0), (33.8, 12.2, 9.2), (30.0, 10.8, 5.3)],
+            pruned: (856.5, 1.8),
         },
     ],
 };

@@ -300,7 +300,7 @@ pub fn load(blob: &Blob) -> AnyModel<'_> {
     Model::load(blob).expect("the blob is good")
 }
 
-fn committed(path: &str) -> Blob {
+pub fn committed(path: &str) -> Blob {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     Blob::of(&fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }

@@ -43,6 +43,11 @@ static BUILD: Mutex<()> = Mutex::new(());
 /// Builds a binary of the firmware and gives the image.
 fn build(machine: Machine, profile: &str, binary: &str, kinds: u16) -> PathBuf {
     let _one_at_a_time = BUILD.lock();
+    build_for(machine, profile, binary, kinds, &[])
+}
+
+/// The same with flags for the compiler, by one who holds the lock.
+fn build_for(machine: Machine, profile: &str, binary: &str, kinds: u16, flags: &[&str]) -> PathBuf {
     // The others need no board, and are built without the crates of one.
     let features = match binary {
         "bench" => vec!["--features", machine.board().feature],
@@ -55,6 +60,10 @@ fn build(machine: Machine, profile: &str, binary: &str, kinds: u16) -> PathBuf {
         .args(features)
         .args(["--target", machine.target()])
         .args(["--message-format", "json-render-diagnostics"])
+        .args([
+            "--config",
+            &format!("target.{}.rustflags={flags:?}", machine.target()),
+        ])
         .env("KAN_KINDS", kinds.to_string())
         .env_remove("RUSTFLAGS")
         .output()
@@ -164,7 +173,12 @@ fn digests(blob: &[u8]) -> [Digest; 2] {
         Ok(small) => of(Stimulus::integers::<8>, |x| small.eval_q(x), |y| y as u32),
         Err(_) => of(Stimulus::integers::<64>, |x| large.eval_q(x), |y| y as u32),
     };
-    let floats = of(Stimulus::floats::<64>, |x| large.eval(x), f32::to_bits);
+    let floats = match Model::<8, 8, 8, 2>::load(blob) {
+        Ok(small) if !small.is_integer() => {
+            of(Stimulus::floats::<8>, |x| small.eval(x), f32::to_bits)
+        }
+        _ => of(Stimulus::floats::<64>, |x| large.eval(x), f32::to_bits),
+    };
     [integers, floats]
 }
 
@@ -264,6 +278,35 @@ fn every_core_computes_the_bits_of_the_host() {
 
 fn aligned(bytes: &[u8]) -> crate::blob::Blob {
     crate::blob::Blob::of(bytes)
+}
+
+/// A Cortex-M33 runs the kernels of the DSP extension where the build says that it has it.
+#[test]
+fn a_cortex_m33_with_dsp_computes_the_same_in_fewer_instructions() {
+    let machine = Machine::Mps2An505;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let image = folder.path().join("bench");
+    {
+        let _one_at_a_time = BUILD.lock();
+        let flags = ["-Ctarget-cpu=cortex-m33"];
+        let built = build_for(machine, "firmware-speed", "bench", kinds::ALL, &flags);
+        fs::copy(built, &image).expect("it is copied");
+    }
+    let subjects = subjects();
+    subjects.par_iter().for_each(|subject| {
+        let name = &subject.name;
+        let [integers, floats] = digests(&aligned(&subject.blob));
+        let of_calls = run(machine, &image, &subject.blob);
+        assert_eq!(of_calls["eval"].digest, floats, "{name}: eval");
+        if subject.integer {
+            let call = of_calls["eval_q"];
+            assert_eq!(call.digest, integers, "{name}: eval_q");
+            let [least, _, most] = call.instructions;
+            assert_eq!(least, most, "{name}");
+            let without = measurements()[&(machine.name(), name.clone())]["eval_q"];
+            assert!(most < without.instructions[0], "{name}: {most}");
+        }
+    });
 }
 
 /// Integers take the same instructions for every input on every core; floats do where an FPU computes

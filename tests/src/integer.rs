@@ -1,13 +1,15 @@
 //! Tables of integers: evaluation against exact arithmetic and against the textbook, and the limits
 //! that `load` sets.
 
+use std::collections::HashSet;
+
 use kan_core::{
     LoadError, Model,
     blob::{ALL_NODES, Aligned, Head, IntegerNode, LayerMessage, Message, Scalar},
     kinds,
 };
 
-use crate::blob::{AnyModel, Blob, Random, load};
+use crate::blob::{AnyModel, Blob, Random, committed, load};
 
 /// A layer of integer tables, owned.
 #[derive(Clone)]
@@ -306,6 +308,34 @@ pub fn random_model(
     layers
 }
 
+/// The model of `golden/v1-integers.kan`: four inputs, three outputs, layers of several kinds, two of them
+/// pruned.
+pub fn mixed() -> Vec<IntegerLayer> {
+    let mut random = Random(2026);
+    // Hidden grids cover most of the sums that come.
+    let mut layer = |degree, scalar, shape, density, width: Option<u32>| {
+        let mut layer = IntegerLayer::random(&mut random, degree, scalar, shape, density);
+        layer.scales.clear();
+        for (k, width) in (0..layer.nodes.len()).zip(width.into_iter().cycle()) {
+            let intervals = (layer.rows(k) - usize::from(degree)) as u64;
+            layer.nodes[k].hi = (width / 2) as i32;
+            layer.nodes[k].width = width;
+            layer.nodes[k].scale = ((((intervals << 15) - 1) << 32) / u64::from(width) - 1) as u32;
+        }
+        layer.shift *= u32::from(width.is_none());
+        layer
+    };
+    let mut layers = vec![
+        layer(3, Scalar::I16, (4, 7), 1.0, None),
+        layer(1, Scalar::I8, (7, 6), 0.6, Some(1 << 30)),
+        layer(0, Scalar::I16, (6, 5), 0.7, Some(1 << 23)),
+        layer(3, Scalar::I8, (5, 3), 1.0, Some(1 << 28)),
+    ];
+    layers[0].scales = vec![[1000.0, 0.25]; 4];
+    layers[3].scales = vec![[1e-6, 0.0]; 3];
+    layers
+}
+
 /// Inputs within the grids, at their ends, and far out.
 pub fn inputs(random: &mut Random, nodes: &[IntegerNode]) -> Vec<i32> {
     let of = |node: &IntegerNode| {
@@ -562,4 +592,27 @@ fn sums_reach_their_bounds_and_no_further() {
             assert_eq!(error, (sign > 0).then_some(LoadError::Overflow));
         }
     }
+}
+
+/// As [`blob`](crate::blob)'s of floats: neither file is ever regenerated. The outputs are those of exact
+/// arithmetic by the words of FORMAT.md.
+#[test]
+fn integers_of_old_blobs_are_what_they_always_were() {
+    let blob = committed("golden/v1-integers.kan");
+    assert_eq!(*blob, *encode(Head::Identity, &mixed()), "the encoder");
+    let model = load(&blob);
+    let vectors = committed("golden/v1-integers.txt");
+    let vectors = str::from_utf8(&vectors).expect("text");
+    let mut distinct = HashSet::new();
+    let mut count = 0;
+    for line in vectors.lines().filter(|line| !line.starts_with('#')) {
+        let numbers: Vec<i32> = line.split(' ').map(|word| word.parse().unwrap()).collect();
+        let (input, expected) = numbers.split_at(4);
+        let mut output = [0; 3];
+        model.eval_q_into(input, &mut output);
+        assert_eq!(output, expected, "input {input:?}");
+        count += 1;
+        distinct.insert(output);
+    }
+    assert!(count >= 20 && 2 * distinct.len() > count);
 }

@@ -7,27 +7,7 @@
 
 use core::arch::naked_asm;
 
-use super::Place;
-
-/// What a kernel of phase 2 works on; it counts `start`, `sums` and `outputs`.
-#[repr(C)]
-pub(super) struct Work {
-    pub places: *const Place,
-    pub places_end: *const Place,
-    pub table: *const u8,
-    /// What the sums start with.
-    pub start: *const i32,
-    pub outputs: usize,
-    pub rows: usize,
-    pub sums: *mut i32,
-}
-
-/// Phase 1: `nodes`, `inputs`, `places` and its end, and the shift. At least one node.
-pub(super) type Locate =
-    unsafe extern "C" fn(*const [u32; 4], *const i32, *mut Place, *const Place, u32);
-
-/// Phase 2. At least one place.
-pub(super) type Add = unsafe extern "C" fn(*mut Work);
+use super::{Place, Plan};
 
 /// What makes the assembler accept the extension on a Cortex-M33.
 #[cfg(kan_m33)]
@@ -43,43 +23,34 @@ macro_rules! extension {
     };
 }
 
-/// A kernel of phase 1 from the instructions that make weights (r4, r5) of a position (r8), and leave
-/// its row in r6; r10, r11 and lr hold the constants of cubic weights.
+/// Phase 1, for kernels to branch to: from nodes at r0 and inputs at r1, at least one, writes the places
+/// from r2 to r3. The shift is in r12; r4 to r11 are free. The registers are of an input, of its node's hi,
+/// width, scale and first, which becomes its position; `$weights` makes weights (r4, r5) of that, and r6
+/// is its row.
 macro_rules! locate {
-    ($name:ident, $($weights:literal),*) => {
-        /// # Safety
-        /// The nodes and inputs are as many as places up to the end, and at least one; the shift is
-        /// less than 32. The places may be uninitialised.
+    ($name:ident, $x:literal $hi:literal $width:literal $scale:literal $first:literal,
+     [$($constants:literal),*], [$($weights:literal),*], [$($end:literal),*]) => {
         #[unsafe(naked)]
-        pub(super) unsafe extern "C" fn $name(
-            nodes: *const [u32; 4],
-            inputs: *const i32,
-            places: *mut Place,
-            end: *const Place,
-            shift: u32,
-        ) {
+        unsafe extern "C" fn $name() {
             naked_asm!(
                 extension!(),
-                "push {{r4-r11, lr}}",
-                "ldr r12, [sp, #36]",
-                "movw r10, #43691",
-                "movw r11, #5461",
-                "movw lr, #5462",
+                $($constants,)*
                 "2:",
-                "ldr r4, [r1], #4",
-                "ldm r0!, {{r5-r8}}", // hi, width, scale, first
-                "qsub r4, r5, r4",
-                "usat r4, #31, r4",
-                "sub r4, r6, r4",
-                "usat r4, #31, r4",
-                "lsl r4, r4, r12",
-                "umlal r4, r8, r4, r7", // d·scale + d + first·2³²
-                "lsr r6, r8, #15",
+                concat!("ldr ", $x, ", [r1], #4"),
+                concat!("ldm r0!, {{", $hi, ", ", $width, ", ", $scale, ", ", $first, "}}"),
+                concat!("qsub ", $x, ", ", $hi, ", ", $x),
+                concat!("usat ", $x, ", #31, ", $x),
+                concat!("sub ", $x, ", ", $width, ", ", $x),
+                concat!("usat ", $x, ", #31, ", $x),
+                concat!("lsl ", $x, ", ", $x, ", r12"),
+                // d·scale + d + first·2³²
+                concat!("umlal ", $x, ", ", $first, ", ", $x, ", ", $scale),
+                concat!("lsr r6, ", $first, ", #15"),
                 $($weights,)*
                 "stm r2!, {{r4-r6}}",
                 "cmp r2, r3",
                 "bne 2b",
-                "pop {{r4-r11, pc}}",
+                $($end,)*
             )
         }
     };
@@ -87,56 +58,84 @@ macro_rules! locate {
 
 locate!(
     locate_cubic,
-    "ubfx r9, r8, #0, #15", // t, Q15
-    "mul r7, r9, r9",       // t², Q30
-    "smulwb r8, r7, r9",    // t³, Q29
-    "rsb r4, r7, r9, lsl #15",
-    "sub r4, r11, r4, asr #16", // w0 + w3
-    "add r5, r7, r9, lsl #15",
-    "sub r5, r5, r8, lsl #1",
-    "add r5, lr, r5, asr #16", // w2
-    "smmulr r8, r8, r10",      // w3
-    "rsb r7, r5, #32768",
-    "sub r7, r7, r4", // w1
-    "sub r4, r4, r8", // w0
-    "pkhbt r4, r4, r7, lsl #16",
-    "pkhbt r5, r5, r8, lsl #16"
+    "r4" "r5" "r6" "r7" "r8",
+    ["push {{lr}}", "movw r10, #43691", "movw r11, #5461", "movw lr, #5462"],
+    [
+        "ubfx r9, r8, #0, #15", // t, Q15
+        "mul r7, r9, r9",       // t², Q30
+        "smulwb r8, r7, r9",    // t³, Q29
+        "rsb r4, r7, r9, lsl #15",
+        "sub r4, r11, r4, asr #16", // w0 + w3
+        "add r5, r7, r9, lsl #15",
+        "sub r5, r5, r8, lsl #1",
+        "add r5, lr, r5, asr #16", // w2
+        "smmulr r8, r8, r10",      // w3
+        "rsb r7, r5, #32768",
+        "sub r7, r7, r4", // w1
+        "sub r4, r4, r8", // w0
+        "pkhbt r4, r4, r7, lsl #16",
+        "pkhbt r5, r5, r8, lsl #16"
+    ],
+    ["pop {{pc}}"]
 );
 
 locate!(
     locate_linear,
-    "ubfx r9, r8, #1, #14",
-    "rsb r4, r9, #16384",
-    "pkhbt r4, r4, r9, lsl #16"
+    "r4" "r5" "r6" "r7" "r8",
+    [],
+    ["ubfx r9, r8, #1, #14", "rsb r4, r9, #16384", "pkhbt r4, r4, r9, lsl #16"],
+    ["bx lr"]
 );
 
-locate!(locate_step, "mov r5, #0", "mov r4, #16384");
+locate!(
+    locate_step,
+    "r7" "r8" "r9" "r10" "r11",
+    ["mov r4, #16384", "mov r5, #0"],
+    [],
+    ["bx lr"]
+);
 
-/// A kernel of phase 2 from what it does for a place (weights in r7 and r8, row in r9, sums from r3
-/// on, table in r1), for blocks of four, two and one outputs, each with the logarithm of a row's bytes.
+/// A kernel from its phase 1 and what it does in phase 2 for a place (weights in r7 and r8, row in r9,
+/// sums from r3 on, table in r1), for blocks of four, two and one outputs, each with the logarithm of a
+/// row's bytes.
 macro_rules! add {
-    ($name:ident,
+    ($name:ident, $locate:ident,
      $four:literal [$($first:literal),*] [$($of_four:literal),*] [$($last:literal),*],
      $two:literal [$($of_two:literal),*],
      $one:literal [$($of_one:literal),*]) => {
         /// # Safety
-        /// The places are at least one, and their rows and as many as the degree after them are among
-        /// the rows of the table; it has `rows` of each output, in blocks, and starts at a multiple of
-        /// four; starts and sums are as many as the outputs.
+        /// As [`Kernel`](super::Kernel).
         #[unsafe(naked)]
-        pub(super) unsafe extern "C" fn $name(work: *mut Work) {
+        pub(crate) unsafe extern "C" fn $name(
+            plan: *const Plan,
+            inputs: *const u32,
+            sums: *mut u32,
+            places: *mut Place,
+        ) {
             naked_asm!(
                 extension!(),
-                "push {{r0, r4-r11, lr}}",
-                "ldr r1, [r0, #8]",
-                "ldr r4, [r0, #16]",
-                "subs r4, #4",
-                "blo 4f",
+                "push {{r4-r11, lr}}",
+                "ldm r0, {{r0, r4, r5, r8, r9, r12}}", // nodes, table, bias, bytes, counts, shift
+                "mov r6, r2",
+                "uxth r10, r9",
+                "lsr r9, r9, #16",
+                "bic r7, r9, #3",
+                "add r7, r6, r7, lsl #2", // where of the sums blocks of four end
+                "push {{r3-r9}}",
+                "mov r2, r3",
+                "add r10, r10, r10, lsl #1",
+                "add r3, r2, r10, lsl #2",
+                "cbz r1, 2f",
+                "bl {locate}",
                 "2:",
-                "str r4, [r0, #16]",
-                "ldr r2, [r0, #4]",
-                "ldr r3, [r0, #12]",
-                "ldr r0, [r0]",
+                "mov r2, r3",
+                "ldr r1, [sp, #4]", // table
+                "ldrd r9, r10, [sp, #12]", // sums and the end of fours
+                "cmp r9, r10",
+                "beq 4f",
+                "2:",
+                "ldr r0, [sp]",
+                "ldr r3, [sp, #8]",
                 "ldm r3, {{r3-r6}}",
                 $($first,)*
                 "3:",
@@ -146,24 +145,20 @@ macro_rules! add {
                 "cmp r0, r2",
                 "bne 3b",
                 $($last,)*
-                "ldr r0, [sp]",
-                "add r9, r0, #12",
-                "ldm r9, {{r9-r12}}",
-                "stm r12!, {{r3-r6}}",
+                "ldrd r9, r10, [sp, #8]", // start and sums
+                "stm r10!, {{r3-r6}}",
                 "add r9, #16",
-                concat!("add r1, r1, r11, lsl #", $four),
-                "mov r4, r10",
-                "str r9, [r0, #12]",
-                "str r12, [r0, #24]",
-                "subs r4, #4",
-                "bhs 2b",
+                "strd r9, r10, [sp, #8]",
+                "ldrd r11, r12, [sp, #16]", // the end of fours and the bytes of a block
+                "add r1, r12",
+                "cmp r10, r11",
+                "bne 2b",
                 "4:",
-                "str r4, [r0, #16]",
-                "lsls r4, r4, #31", // less 4: that leaves two more in the carry
+                "ldr r4, [sp, #24]",
+                "lsls r4, r4, #31", // two more leave it in the carry
                 "bcc 6f",
-                "ldr r2, [r0, #4]",
-                "ldr r3, [r0, #12]",
-                "ldr r0, [r0]",
+                "ldr r0, [sp]",
+                "ldr r3, [sp, #8]",
                 "ldrd r3, r4, [r3]",
                 "5:",
                 "ldm r0!, {{r7-r9}}",
@@ -171,21 +166,18 @@ macro_rules! add {
                 $($of_two,)*
                 "cmp r0, r2",
                 "bne 5b",
-                "ldr r0, [sp]",
-                "add r9, r0, #12",
-                "ldm r9, {{r9-r12}}",
-                "stm r12!, {{r3, r4}}",
+                "ldrd r9, r10, [sp, #8]",
+                "stm r10!, {{r3, r4}}",
                 "add r9, #8",
-                concat!("add r1, r1, r11, lsl #", $two),
-                "str r9, [r0, #12]",
-                "str r12, [r0, #24]",
+                "strd r9, r10, [sp, #8]",
+                "ldr r12, [sp, #20]",
+                "add r1, r1, r12, lsr #1",
                 "6:",
-                "ldr r4, [r0, #16]",
-                "lsls r4, r4, #31", // and one more in the sign
+                "ldr r4, [sp, #24]",
+                "lsls r4, r4, #31", // and one more is the sign
                 "bpl 8f",
-                "ldr r2, [r0, #4]",
-                "ldr r3, [r0, #12]",
-                "ldr r0, [r0]",
+                "ldr r0, [sp]",
+                "ldr r3, [sp, #8]",
                 "ldr r3, [r3]",
                 "7:",
                 "ldm r0!, {{r7-r9}}",
@@ -193,18 +185,19 @@ macro_rules! add {
                 $($of_one,)*
                 "cmp r0, r2",
                 "bne 7b",
-                "ldr r0, [sp]",
-                "ldr r9, [r0, #24]",
+                "ldr r9, [sp, #12]",
                 "str r3, [r9]",
                 "8:",
-                "pop {{r0, r4-r11, pc}}",
+                "add sp, #28",
+                "pop {{r4-r11, pc}}",
+                locate = sym $locate,
             )
         }
     };
 }
 
 add!(
-    add_cubic_i16,
+    cubic_i16, locate_cubic,
     "3" [] [
         "ldm r9!, {{r10-r12, lr}}",
         "smlabb r3, r10, r7, r3", "smlatb r4, r10, r7, r4",
@@ -231,7 +224,7 @@ add!(
 );
 
 add!(
-    add_linear_i16,
+    linear_i16, locate_linear,
     "3" [] [
         "ldm r9, {{r10-r12, lr}}",
         "smlabb r3, r10, r7, r3", "smlatb r4, r10, r7, r4",
@@ -248,7 +241,7 @@ add!(
 );
 
 add!(
-    add_step_i16,
+    step_i16, locate_step,
     "3" ["mov r12, #0", "mov lr, #0"] [
         "ldm r9, {{r10, r11}}", // their sums fit 16 bits
         "sadd16 r12, r12, r10", "sadd16 lr, lr, r11"
@@ -261,7 +254,7 @@ add!(
 );
 
 add!(
-    add_cubic_i8,
+    cubic_i8, locate_cubic,
     "2" [] [
         "ldm r9, {{r9-r12}}",
         "sxtb16 lr, r9", "smlabb r3, lr, r7, r3", "smlatb r5, lr, r7, r5",
@@ -288,7 +281,7 @@ add!(
 );
 
 add!(
-    add_linear_i8,
+    linear_i8, locate_linear,
     "2" [] [
         "ldm r9, {{r10, r11}}",
         "sxtb16 lr, r10", "smlabb r3, lr, r7, r3", "smlatb r5, lr, r7, r5",
@@ -308,7 +301,7 @@ add!(
 );
 
 add!(
-    add_step_i8,
+    step_i8, locate_step,
     "2" ["mov r12, #0", "mov lr, #0"] [
         "ldr r10, [r9]",
         "sxtab16 r12, r12, r10", "sxtab16 lr, lr, r10, ror #8"
