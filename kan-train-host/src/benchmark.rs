@@ -144,40 +144,76 @@ fn borrowed<'a>(environment: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a 
     pairs.map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-/// Bytes of flash that kan-core takes with its loader and evaluation of one kind of tables.
-///
-/// # Errors
-/// Those of a build.
-pub fn flash(target: &str, profile: &str, kind: Kind) -> Result<u64, DeviceError> {
-    let of_kind = only(kind).to_string();
-    let environment = [("KAN_KINDS", of_kind.as_str())];
-    let size = size(target, profile, "minimal", &[], &environment)?;
-    Ok(size.flash() - size_of_nothing(target, profile)?.flash())
+/// Weighs what firmware for a target has beyond that without a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Scales {
+    target: &'static str,
+    profile: &'static str,
+    nothing: Size,
 }
 
-/// Firmware without a model.
-fn size_of_nothing(target: &str, profile: &str) -> Result<Size, DeviceError> {
-    size(target, profile, "baseline", &[], &[])
-}
+impl Scales {
+    /// Builds and weighs the firmware without a model.
+    ///
+    /// # Errors
+    /// Those of a build.
+    pub fn tared(target: &'static str, profile: &'static str) -> Result<Self, DeviceError> {
+        let nothing = Size {
+            text: 0,
+            data: 0,
+            bss: 0,
+        };
+        let empty = Self {
+            target,
+            profile,
+            nothing,
+        };
+        let nothing = empty.weigh("baseline", &[], &[])?;
+        Ok(Self { nothing, ..empty })
+    }
 
-fn size(
-    target: &str,
-    profile: &str,
-    binary: &str,
-    features: &[&str],
-    environment: &[(&str, &str)],
-) -> Result<Size, DeviceError> {
-    let recipe = Recipe {
-        binary,
-        profile,
-        target,
-        features,
-        environment,
-    };
-    Size::of_image(&recipe.build()?).map_err(|error| DeviceError::Image {
-        path: binary.into(),
-        reason: error.to_string(),
-    })
+    /// kan-core with its loader and evaluation of one kind of tables, without a blob.
+    ///
+    /// # Errors
+    /// Those of a build.
+    pub fn kan_core(&self, kind: Kind) -> Result<Size, DeviceError> {
+        let of_kind = only(kind).to_string();
+        self.weigh("minimal", &[], &[("KAN_KINDS", &of_kind)])
+    }
+
+    /// A perceptron: microflow and the weights.
+    ///
+    /// # Errors
+    /// Those of a build.
+    pub fn perceptron(&self, peer: &Peer<'_>) -> Result<Size, DeviceError> {
+        let environment = peer.environment();
+        self.weigh("minimal", &["peer"], &borrowed(&environment))
+    }
+
+    fn weigh(
+        &self,
+        binary: &str,
+        features: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Size, DeviceError> {
+        let recipe = Recipe {
+            binary,
+            profile: self.profile,
+            target: self.target,
+            features,
+            environment,
+        };
+        let size = Size::of_image(&recipe.build()?).map_err(|error| DeviceError::Image {
+            path: binary.into(),
+            reason: error.to_string(),
+        })?;
+        let Size { text, data, bss } = self.nothing;
+        Ok(Size {
+            text: size.text.saturating_sub(text),
+            data: size.data.saturating_sub(data),
+            bss: size.bss.saturating_sub(bss),
+        })
+    }
 }
 
 /// A perceptron, and a KAN that learnt the same.
@@ -203,21 +239,6 @@ impl Peer<'_> {
                 format!("{inputs},{outputs},{widest},{layers}"),
             ),
         ]
-    }
-
-    /// What the perceptron takes with microflow and its weights.
-    ///
-    /// # Errors
-    /// Those of a build.
-    pub fn size(&self, target: &str) -> Result<Size, DeviceError> {
-        let environment = self.environment();
-        let nothing = size_of_nothing(target, SPEED)?;
-        let size = size(target, SPEED, "minimal", &["peer"], &borrowed(&environment))?;
-        Ok(Size {
-            text: size.text - nothing.text,
-            data: size.data - nothing.data,
-            bss: size.bss - nothing.bss,
-        })
     }
 }
 
@@ -460,12 +481,16 @@ pub fn digests(evaluator: &Evaluator) -> Result<(Digest, Option<Digest>), LoadEr
     }
     let blob = evaluator.bytes();
     let large = Model::<64, 10, 16, 4>::load(blob)?;
-    let floats = of(Stimulus::floats::<64>, |x| large.eval(x), f32::to_bits);
-    let integers = large
-        .is_integer()
-        .then(|| match Model::<8, 8, 8, 2>::load(blob) {
-            Ok(small) => of(Stimulus::integers::<8>, |x| small.eval_q(x), |y| y as u32),
-            Err(_) => of(Stimulus::integers::<64>, |x| large.eval_q(x), |y| y as u32),
-        });
+    let small = Model::<8, 8, 8, 2>::load(blob).ok();
+    let floats = match &small {
+        Some(small) if !small.is_integer() => {
+            of(Stimulus::floats::<8>, |x| small.eval(x), f32::to_bits)
+        }
+        _ => of(Stimulus::floats::<64>, |x| large.eval(x), f32::to_bits),
+    };
+    let integers = large.is_integer().then(|| match &small {
+        Some(small) => of(Stimulus::integers::<8>, |x| small.eval_q(x), |y| y as u32),
+        None => of(Stimulus::integers::<64>, |x| large.eval_q(x), |y| y as u32),
+    });
     Ok((floats, integers))
 }

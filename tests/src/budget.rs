@@ -164,7 +164,12 @@ fn digests(blob: &[u8]) -> [Digest; 2] {
         Ok(small) => of(Stimulus::integers::<8>, |x| small.eval_q(x), |y| y as u32),
         Err(_) => of(Stimulus::integers::<64>, |x| large.eval_q(x), |y| y as u32),
     };
-    let floats = of(Stimulus::floats::<64>, |x| large.eval(x), f32::to_bits);
+    let floats = match Model::<8, 8, 8, 2>::load(blob) {
+        Ok(small) if !small.is_integer() => {
+            of(Stimulus::floats::<8>, |x| small.eval(x), f32::to_bits)
+        }
+        _ => of(Stimulus::floats::<64>, |x| large.eval(x), f32::to_bits),
+    };
     [integers, floats]
 }
 

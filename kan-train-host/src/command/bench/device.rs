@@ -1,13 +1,15 @@
 //! `kan bench device`: what inference costs on every core, beside the goals and beside perceptrons.
 
-use std::fs;
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use std::{fmt, fs, mem};
 
 use kan_train_host::artifact;
-use kan_train_host::benchmark::{self, FLAGS, MACHINES, Measured, Peer, SMALL, SPEED};
+use kan_train_host::benchmark::{self, FLAGS, MACHINES, Measured, Peer, SMALL, SPEED, Scales};
 use kan_train_host::compile::{self, Compiled, Kind, Options, Tables};
 use kan_train_host::dataset::{Dataset, Target, Task};
 use kan_train_host::device::{Cost, DeviceError};
@@ -22,7 +24,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::command::Failure;
-use crate::command::console::{Console, figures, shape};
+use crate::command::console::{Console, advance, figures, shape};
 
 /// Count the instructions of inference on every core, beside the goals and beside int8 perceptrons
 #[derive(clap::Args)]
@@ -47,8 +49,8 @@ pub struct Args {
     /// Only these machines: microbit, mps2-an385, mps2-an386, mps2-an500, mps2-an505
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = machine)]
     machine: Vec<Machine>,
-    /// Only the models, data sets and tables with these names, which the help lists as `names`, or with this in
-    /// their names
+    /// Only what has one of these names, or this in its name: 8-8, 64-10, 4-8-3, pruned, growth,
+    /// flash, accuracy, thermocouple_k, ntc_adc, ik_2link, iris, digits8x8, pendigits
     #[arg(long, value_name = "PATTERN,…", value_delimiter = ',')]
     only: Vec<String>,
     /// Also train on the data sets in this folder without options, for the table of accuracy: a
@@ -141,6 +143,8 @@ struct Row {
     model: &'static str,
     width: Vec<usize>,
     edges: usize,
+    /// Of the tables: the most of any node.
+    intervals: usize,
     tables: Tables,
     bits: u8,
     /// The function that was called.
@@ -212,7 +216,10 @@ struct Contender {
     error: f64,
     /// From floats to floats, on the test rows.
     instructions: Cost,
+    /// Engine and model, in the profile whose instructions are counted; and in that for size.
     flash_bytes: u64,
+    small_flash_bytes: u64,
+    /// The stack of a call, the model's struct and variables.
     ram_bytes: u64,
     /// Whether a perceptron is as good as the KAN of 16 bits: an RMSE at most 5 % higher, or at most
     /// half a point more wrong classes.
@@ -235,6 +242,7 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
     let bench = Bench {
         chosen,
         folder: tempfile::tempdir()?,
+        texts: RefCell::default(),
         console,
     };
     let rows = bench.rows()?;
@@ -336,11 +344,13 @@ struct Bench<'a> {
     chosen: Chosen,
     /// For images.
     folder: tempfile::TempDir,
+    /// What kan-core takes with a kind of tables, by target and profile: weighed once.
+    texts: RefCell<Vec<(&'static str, &'static str, Kind, u64)>>,
     console: &'a Console,
 }
 
 impl Bench<'_> {
-    fn say(&self, line: impl std::fmt::Display) {
+    fn say(&self, line: impl fmt::Display) {
         self.console.say(line);
     }
 
@@ -367,14 +377,14 @@ impl Bench<'_> {
     ) -> Result<Vec<Measured>, Failure> {
         let firmware = self.firmware(machine, None)?;
         let bar = self.console.bar();
-        let done = std::sync::atomic::AtomicUsize::new(0);
+        let done = AtomicUsize::new(0);
         let all: Result<Vec<Measured>, DeviceError> = blobs
             .par_iter()
             .map(|(name, blob)| {
                 let measured = benchmark::measure(&firmware, blob)?;
-                let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let done = 1 + done.fetch_add(1, Ordering::Relaxed);
                 let what = format!("{machine}: {name}");
-                crate::command::console::advance(bar, &what, done, blobs.len());
+                advance(bar, &what, done, blobs.len());
                 Ok(measured)
             })
             .collect();
@@ -410,6 +420,7 @@ impl Bench<'_> {
                 "model",
                 "tables",
                 "edges",
+                "intervals",
                 "instructions",
                 "an edge",
                 "goal",
@@ -424,8 +435,12 @@ impl Bench<'_> {
         let mut rows = Vec::new();
         for &(machine, core) in &self.chosen.machines {
             let measured = self.measure(machine, &blobs)?;
-            let texts = self.texts(machine, subjects.iter().map(|subject| subject.1))?;
-            for ((model, kind, _, evaluator, error), measured) in subjects.iter().zip(measured) {
+            let kinds: Vec<Kind> = subjects.iter().map(|subject| subject.1).collect();
+            let texts = self.texts(machine, SPEED, &kinds)?;
+            let results = measured.into_iter().zip(texts);
+            for ((model, kind, compiled, evaluator, error), (measured, text_bytes)) in
+                subjects.iter().zip(results)
+            {
                 let (floats, integers) =
                     benchmark::digests(evaluator).map_err(|e| Failure::new(e.to_string()))?;
                 let (call, of) = match measured.eval_q {
@@ -439,13 +454,14 @@ impl Bench<'_> {
                     model,
                     width: evaluator.width(),
                     edges,
+                    intervals: most_intervals(compiled),
                     tables: kind.tables,
                     bits: kind.bits,
                     call,
                     instructions: of.instructions,
                     per_edge: f64::from(of.instructions.median) / edges as f64,
                     blob_bytes: evaluator.bytes().len(),
-                    text_bytes: (texts.iter().find(|(of, _)| of == kind)).map_or(0, |(_, b)| *b),
+                    text_bytes,
                     stack_bytes: of.stack,
                     max_abs_error: *error,
                     equal_to_host: measured.eval.digest == floats
@@ -461,19 +477,36 @@ impl Bench<'_> {
         Ok(rows)
     }
 
-    /// The text of firmware for each of the kinds.
+    /// What kan-core takes on a machine with each of the kinds.
     fn texts(
         &self,
         machine: Machine,
-        kinds: impl Iterator<Item = Kind>,
-    ) -> Result<Vec<(Kind, u64)>, Failure> {
-        let mut texts: Vec<(Kind, u64)> = Vec::new();
-        for kind in kinds {
-            if texts.iter().all(|(known, _)| *known != kind) {
+        profile: &'static str,
+        kinds: &[Kind],
+    ) -> Result<Vec<u64>, Failure> {
+        let target = machine.target();
+        let known = |kind: Kind| {
+            let texts = self.texts.borrow();
+            let found = texts
+                .iter()
+                .find(|text| (text.0, text.1, text.2) == (target, profile, kind));
+            found.map(|text| text.3)
+        };
+        let mut scales = None;
+        let mut texts = Vec::new();
+        for (at, &kind) in kinds.iter().enumerate() {
+            if known(kind).is_none() {
                 let what = format!("{machine}: the size of {kind}");
-                self.console.progress(&what, texts.len(), Kind::ALL.len());
-                texts.push((kind, benchmark::flash(machine.target(), SPEED, kind)?));
+                self.console.progress(&what, at, kinds.len());
+                let tared = match scales {
+                    Some(tared) => tared,
+                    None => Scales::tared(target, profile)?,
+                };
+                scales = Some(tared);
+                let bytes = tared.kan_core(kind)?.flash();
+                self.texts.borrow_mut().push((target, profile, kind, bytes));
             }
+            texts.push(known(kind).unwrap_or_default());
         }
         Ok(texts)
     }
@@ -515,13 +548,12 @@ impl Bench<'_> {
             for ((edges, kind, compiled), measured) in
                 subjects.iter().zip(self.measure(machine, &blobs)?)
             {
-                let intervals = compiled.intervals.iter().flatten().max();
                 let instructions = measured.eval_q.unwrap_or(measured.eval).instructions;
                 let row = Growth {
                     machine: machine.name(),
                     core,
                     edges: *edges,
-                    intervals: intervals.copied().unwrap_or(0),
+                    intervals: most_intervals(compiled),
                     tables: kind.tables,
                     bits: kind.bits,
                     instructions,
@@ -551,10 +583,8 @@ impl Bench<'_> {
             if rows.iter().any(|row| row.target == target) {
                 continue;
             }
-            for (at, kind) in Kind::ALL.into_iter().enumerate() {
-                let what = format!("{target}: the size of {kind}");
-                self.console.progress(&what, at, Kind::ALL.len());
-                let bytes = benchmark::flash(target, SMALL, kind)?;
+            for kind in Kind::ALL {
+                let bytes = self.texts(machine, SMALL, &[kind])?[0];
                 let has_goal = machine.target().starts_with("thumbv7em");
                 let goal = has_goal.then(|| Goal::new("bytes", 4096.0, bytes as f64));
                 let cells = Goal::cells(goal);
@@ -660,7 +690,7 @@ impl Bench<'_> {
         let mut headed = false;
         for &(name, targets, task) in sets {
             let set = Set::open(name, targets, task)?;
-            if !std::mem::replace(&mut headed, true) {
+            if !mem::replace(&mut headed, true) {
                 self.head(
                     "KANs and the smallest int8 perceptrons that are as good, from floats to floats",
                     &[
@@ -673,6 +703,7 @@ impl Bench<'_> {
                         "test error",
                         "instructions",
                         "flash",
+                        "at opt-level s",
                         "RAM",
                         "as good",
                     ],
@@ -710,6 +741,11 @@ impl Bench<'_> {
             self.console
                 .progress(&format!("{machine}: {name}"), 0, set.test.rows);
             let results = benchmark::contest(&firmware, &set.test.x, set.test.rows, &slices)?;
+            let (mut texts, mut sizes) = (Vec::new(), Vec::new());
+            for profile in [SPEED, SMALL] {
+                texts.push(self.texts(machine, profile, &kinds)?);
+                sizes.push(Scales::tared(machine.target(), profile)?.perceptron(&peer)?);
+            }
             let mut of_kan = f64::INFINITY;
             for (k, result) in results.into_iter().enumerate() {
                 let values: Vec<f64> = result.outputs.iter().map(|&y| f64::from(y)).collect();
@@ -720,13 +756,11 @@ impl Bench<'_> {
                         if k == 0 {
                             of_kan = error;
                         }
-                        let text = benchmark::flash(machine.target(), SPEED, kind)?;
-                        let flash = text + blobs[k].len() as u64;
+                        let flash = [0, 1].map(|of| texts[of][k] + blobs[k].len() as u64);
                         let model = format!("{} {kind}", shape(&width));
                         ("kan-core", model, flash, ram, None)
                     }
                     None => {
-                        let size = peer.size(machine.target())?;
                         let nodes: Vec<usize> =
                             nodes.split('-').filter_map(|n| n.parse().ok()).collect();
                         let model = format!("{} i8", shape(&nodes));
@@ -734,8 +768,14 @@ impl Bench<'_> {
                             Task::Regression => error <= 1.05 * of_kan,
                             Task::Classification => error <= of_kan + 0.005,
                         };
-                        let ram = ram + size.ram();
-                        ("microflow", model, size.flash(), ram, Some(as_good))
+                        let flash = [0, 1].map(|of| sizes[of].flash());
+                        (
+                            "microflow",
+                            model,
+                            flash,
+                            ram + sizes[0].ram(),
+                            Some(as_good),
+                        )
                     }
                 };
                 rows.push(Contender {
@@ -747,7 +787,8 @@ impl Bench<'_> {
                     measure: measure(&set.test),
                     error,
                     instructions: result.instructions,
-                    flash_bytes: flash,
+                    flash_bytes: flash[0],
+                    small_flash_bytes: flash[1],
                     ram_bytes: ram,
                     as_good,
                 });
@@ -787,11 +828,12 @@ impl Row {
             bits: self.bits,
         };
         format!(
-            "| {} | {} | {} | {kind} | {} | {} | {:.2} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {kind} | {} | {} | {} | {:.2} | {} | {} | {} | {} | {} | {} |",
             self.machine,
             self.core,
             self.model,
             self.edges,
+            self.intervals,
             in_cell(self.instructions),
             self.per_edge,
             Goal::cells(self.goal),
@@ -807,7 +849,7 @@ impl Row {
 impl Contender {
     fn markdown(&self) -> String {
         format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             self.data,
             self.machine,
             self.core,
@@ -817,6 +859,7 @@ impl Contender {
             figures(self.error),
             in_cell(self.instructions),
             self.flash_bytes,
+            self.small_flash_bytes,
             self.ram_bytes,
             match self.as_good {
                 None => "",
@@ -890,6 +933,12 @@ fn compiled(
         max_instructions: None,
     };
     compile::compile(predictor, name, &options, rows)
+}
+
+/// The most intervals of any table.
+fn most_intervals(compiled: &Compiled) -> usize {
+    let intervals = compiled.intervals.iter().flatten();
+    intervals.copied().max().unwrap_or(0)
 }
 
 /// What kan-core makes of the rows of `data`.
