@@ -44,13 +44,13 @@ pub const FLAGS: &str = "-C opt-level=3 -C lto=fat -C codegen-units=1 -C panic=a
 /// How long the firmware may say nothing: a call on all rows, in floats on a core without an FPU.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A network of a shape, its functions drawn at random on 8 intervals, with inputs of −1 … 1 and outputs
-/// of order one. `density` is the part of the edges that is kept; every node keeps one.
-pub fn network(width: &[usize], density: f64) -> Predictor {
-    const INTERVALS: usize = 8;
+/// A network of a shape, its functions drawn at random on grids of so many intervals, with inputs of
+/// −1 … 1 and outputs of order one. `density` is the part of the edges that is kept; every node keeps
+/// one.
+pub fn network(width: &[usize], intervals: usize, density: f64) -> Predictor {
     let mut random = Pcg64Mcg::seed_from_u64(8);
     let (inputs, outputs) = (width[0], width[width.len() - 1]);
-    let grids = vec![Grid::uniform(3, -1.0, 1.0, INTERVALS); inputs];
+    let grids = vec![Grid::uniform(3, -1.0, 1.0, intervals); inputs];
     let mut network = Network::random(width, &grids, Base::Silu, &mut random);
     for layer in &mut network.layers {
         let inputs = layer.grids.len();

@@ -70,6 +70,9 @@ fn machine(text: &str) -> Result<Machine, String> {
         .ok_or_else(|| format!("there are {}", names()))
 }
 
+/// Intervals of the networks' grids; their tables have as many as they need.
+const INTERVALS: usize = 8;
+
 /// The models, and the part of their edges that is there.
 const MODELS: [(&str, &[usize], f64); 4] = [
     ("8-8", &[8, 8], 1.0),
@@ -395,10 +398,10 @@ impl Bench<'_> {
         let models = MODELS.iter().filter(|(name, ..)| self.chosen.has(name));
         let mut subjects = Vec::new();
         for &(model, width, density) in models {
-            let predictor = benchmark::network(width, density);
+            let predictor = benchmark::network(width, INTERVALS, density);
             let points = points(width[0]);
             for kind in Kind::ALL {
-                let Ok(compiled) = compiled(&predictor, model, kind, None, &[]) else {
+                let Ok(compiled) = compiled(&predictor, model, kind, &[]) else {
                     continue;
                 };
                 let evaluator = Evaluator::load(&compiled.bytes)?;
@@ -519,11 +522,11 @@ impl Bench<'_> {
         let mut subjects = Vec::new();
         for tables in [Tables::Cubic, Tables::Linear] {
             let kind = Kind { tables, bits: 16 };
-            let layers = [(16, 1e-2), (32, 1e-2), (64, 1e-2)];
-            let finer = [(16, 1e-1), (16, 1e-3), (16, 3e-4)];
-            for (inputs, tolerance) in layers.into_iter().chain(finer) {
-                let predictor = benchmark::network(&[inputs, 8], 1.0);
-                let compiled = compiled(&predictor, GROWTH, kind, Some(tolerance), &[])?;
+            let layers = [16, 32, 64].map(|inputs| (inputs, INTERVALS));
+            let finer = [2, 32, 128].map(|intervals| (16, intervals));
+            for (inputs, intervals) in layers.into_iter().chain(finer) {
+                let predictor = benchmark::network(&[inputs, 8], intervals, 1.0);
+                let compiled = compiled(&predictor, GROWTH, kind, &[])?;
                 subjects.push((8 * inputs, kind, compiled));
             }
         }
@@ -656,7 +659,7 @@ impl Bench<'_> {
                 tables: Tables::Cubic,
                 bits,
             };
-            let compiled = compiled(predictor, name, kind, None, &train.x)?;
+            let compiled = compiled(predictor, name, kind, &train.x)?;
             let device = error(&outputs(&compiled.bytes, test)?, test);
             let row = Accuracy {
                 data: name.to_owned(),
@@ -732,7 +735,7 @@ impl Bench<'_> {
         });
         let mut blobs = Vec::new();
         for kind in kinds {
-            blobs.push(compiled(&set.predictor, name, kind, None, &set.train.x)?.bytes);
+            blobs.push(compiled(&set.predictor, name, kind, &set.train.x)?.bytes);
         }
         let slices: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
         let mut rows = Vec::new();
@@ -923,12 +926,11 @@ fn compiled(
     predictor: &Predictor,
     name: &str,
     kind: Kind,
-    tolerance: Option<f64>,
     rows: &[f64],
 ) -> Result<Compiled, compile::CompileError> {
     let options = Options {
         kind,
-        tolerance,
+        tolerance: None,
         max_bytes: None,
         max_instructions: None,
     };
