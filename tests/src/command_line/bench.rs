@@ -124,7 +124,14 @@ fn the_bench_of_devices_counts_and_compares() {
     has_keys(
         &said,
         &[
-            "version", "rustc", "qemu", "growth", "flash", "accuracy", "seconds",
+            "version",
+            "rustc",
+            "qemu",
+            "not_measured",
+            "growth",
+            "flash",
+            "accuracy",
+            "seconds",
         ],
     );
     let rows = said["rows"].as_array().expect("a list");

@@ -131,6 +131,7 @@ struct Report {
     rustc: String,
     qemu: String,
     rows: Vec<Row>,
+    not_measured: Vec<Missing>,
     growth: Vec<Growth>,
     flash: Vec<Flash>,
     accuracy: Vec<Accuracy>,
@@ -165,6 +166,16 @@ struct Row {
     flags: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     goal: Option<Goal>,
+}
+
+/// A model that a machine has no room for.
+#[derive(Serialize)]
+struct Missing {
+    machine: &'static str,
+    model: &'static str,
+    tables: Tables,
+    bits: u8,
+    reason: String,
 }
 
 /// A layer of some edges, on tables of some intervals.
@@ -248,7 +259,7 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
         texts: RefCell::default(),
         console,
     };
-    let rows = bench.rows()?;
+    let (rows, not_measured) = bench.rows()?;
     let growth = bench.growth()?;
     let flash = bench.flash()?;
     let accuracy = bench.accuracy(args.data.as_deref(), seed)?;
@@ -269,6 +280,7 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
         rustc: first_line("rustc", &["--version"]),
         qemu: first_line(QEMU, &["--version"]),
         rows,
+        not_measured,
         growth,
         flash,
         accuracy,
@@ -372,19 +384,23 @@ impl Bench<'_> {
         benchmark::firmware(machine, peer, self.folder.path())
     }
 
-    /// Runs the bench firmware with all of `blobs`.
+    /// Runs the bench firmware with all of `blobs` that fit the machine's flash.
     fn measure(
         &self,
         machine: Machine,
         blobs: &[(String, Vec<u8>)],
-    ) -> Result<Vec<Measured>, Failure> {
+    ) -> Result<Vec<Option<Measured>>, Failure> {
         let firmware = self.firmware(machine, None)?;
+        let room = room(machine);
         let bar = self.console.bar();
         let done = AtomicUsize::new(0);
-        let all: Result<Vec<Measured>, DeviceError> = blobs
+        let all: Result<Vec<Option<Measured>>, DeviceError> = blobs
             .par_iter()
             .map(|(name, blob)| {
-                let measured = benchmark::measure(&firmware, blob)?;
+                let measured = match blob.len() <= room {
+                    true => Some(benchmark::measure(&firmware, blob)?),
+                    false => None,
+                };
                 let done = 1 + done.fetch_add(1, Ordering::Relaxed);
                 let what = format!("{machine}: {name}");
                 advance(bar, &what, done, blobs.len());
@@ -394,7 +410,7 @@ impl Bench<'_> {
         Ok(all?)
     }
 
-    fn rows(&self) -> Result<Vec<Row>, Failure> {
+    fn rows(&self) -> Result<(Vec<Row>, Vec<Missing>), Failure> {
         let models = MODELS.iter().filter(|(name, ..)| self.chosen.has(name));
         let mut subjects = Vec::new();
         for &(model, width, density) in models {
@@ -409,8 +425,9 @@ impl Bench<'_> {
                 subjects.push((model, kind, compiled, evaluator, error));
             }
         }
+        let (mut rows, mut not_measured) = (Vec::new(), Vec::new());
         if subjects.is_empty() {
-            return Ok(Vec::new());
+            return Ok((rows, not_measured));
         }
         let blobs: Vec<(String, Vec<u8>)> = (subjects.iter())
             .map(|(model, kind, compiled, ..)| (format!("{model}, {kind}"), compiled.bytes.clone()))
@@ -435,7 +452,6 @@ impl Bench<'_> {
                 "host's bits",
             ],
         );
-        let mut rows = Vec::new();
         for &(machine, core) in &self.chosen.machines {
             let measured = self.measure(machine, &blobs)?;
             let kinds: Vec<Kind> = subjects.iter().map(|subject| subject.1).collect();
@@ -444,6 +460,22 @@ impl Bench<'_> {
             for ((model, kind, compiled, evaluator, error), (measured, text_bytes)) in
                 subjects.iter().zip(results)
             {
+                let bytes = evaluator.bytes().len();
+                let Some(measured) = measured else {
+                    let reason = format!("{bytes} bytes, and there is room for {}", room(machine));
+                    self.say(format_args!(
+                        "| {machine} | {core} | {model} | {kind} |{} not measured: {reason} |",
+                        " |".repeat(10)
+                    ));
+                    not_measured.push(Missing {
+                        machine: machine.name(),
+                        model,
+                        tables: kind.tables,
+                        bits: kind.bits,
+                        reason,
+                    });
+                    continue;
+                };
                 let (floats, integers) =
                     benchmark::digests(evaluator).map_err(|e| Failure::new(e.to_string()))?;
                 let (call, of) = match measured.eval_q {
@@ -463,7 +495,7 @@ impl Bench<'_> {
                     call,
                     instructions: of.instructions,
                     per_edge: f64::from(of.instructions.median) / edges as f64,
-                    blob_bytes: evaluator.bytes().len(),
+                    blob_bytes: bytes,
                     text_bytes,
                     stack_bytes: of.stack,
                     max_abs_error: *error,
@@ -477,7 +509,7 @@ impl Bench<'_> {
                 rows.push(row);
             }
         }
-        Ok(rows)
+        Ok((rows, not_measured))
     }
 
     /// What kan-core takes on a machine with each of the kinds.
@@ -523,7 +555,7 @@ impl Bench<'_> {
         for tables in [Tables::Cubic, Tables::Linear] {
             let kind = Kind { tables, bits: 16 };
             let layers = [16, 32, 64].map(|inputs| (inputs, INTERVALS));
-            let finer = [2, 32, 128].map(|intervals| (16, intervals));
+            let finer = [2, 16, 32].map(|intervals| (16, intervals));
             for (inputs, intervals) in layers.into_iter().chain(finer) {
                 let predictor = benchmark::network(&[inputs, 8], intervals, 1.0);
                 let compiled = compiled(&predictor, GROWTH, kind, &[])?;
@@ -551,6 +583,9 @@ impl Bench<'_> {
             for ((edges, kind, compiled), measured) in
                 subjects.iter().zip(self.measure(machine, &blobs)?)
             {
+                let Some(measured) = measured else {
+                    continue;
+                };
                 let instructions = measured.eval_q.unwrap_or(measured.eval).instructions;
                 let row = Growth {
                     machine: machine.name(),
@@ -935,6 +970,12 @@ fn compiled(
         max_instructions: None,
     };
     compile::compile(predictor, name, &options, rows)
+}
+
+/// Bytes that a model may have on a machine.
+fn room(machine: Machine) -> usize {
+    let region = machine.board().model_region();
+    region.map_or(0, |region| region.bytes as usize)
 }
 
 /// The most intervals of any table.
