@@ -1,13 +1,13 @@
 """Finds, for each data set, the smallest int8 perceptron that is as good as a KAN, for `kan bench device`.
 
-    for set in thermocouple_k ntc_adc ik_2link iris digits8x8 pendigits; do
+    for set in thermocouple_k ntc_adc iris digits8x8 pendigits; do
         data=kan-train-host/data/$set
         kan train $data/train.csv --test $data/test.csv --out runs/$set --target …
     done
     python -m venv peers && peers/bin/pip install tensorflow==2.21.0 scikit-learn==1.9.1
     peers/bin/python tests/peers/train.py kan-train-host/data runs [SET …] > tests/peers/README.md
 
-The targets: target, target, q1,q2, and label three times. For each set it writes to the folder of its
+The targets: target twice, then label three times. For each set it writes to the folder of its
 name beside this script the network that `kan train` found, and the perceptron, which is named after its
 nodes, as a `.tflite`; and it prints all that were tried.
 
@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-SETS = ["thermocouple_k", "ntc_adc", "ik_2link", "iris", "digits8x8", "pendigits"]
+SETS = ["thermocouple_k", "ntc_adc", "iris", "digits8x8", "pendigits"]
 # Hidden nodes by layer, and all from few parameters to many once inputs and outputs are known.
 SHAPES = [(), (2,), (3,), (4,), (6,), (8,), (12,), (16,), (24,), (32,), (48,), (64,)]
 SHAPES += [(4, 4), (6, 6), (8, 8), (12, 12), (16, 16), (24, 24), (32, 32)]
@@ -120,7 +120,7 @@ def error(task, outputs, y, classes):
 def peer(name, data, runs):
     metrics = json.loads((runs / name / "metrics.json").read_text())
     task, score = metrics["task"], metrics["blob"]["test"]
-    targets = 2 if name == "ik_2link" else 1
+    targets = len(metrics["targets"]) if task == "regression" else 1
     (x, y), (x_test, y_test) = (read(data / name / part, targets)
                                 for part in ["train.csv", "test.csv"])
     if task == "regression":
