@@ -422,7 +422,9 @@ impl Bench<'_> {
                 };
                 let evaluator = Evaluator::load(&compiled.bytes)?;
                 let error = benchmark::largest_error(&predictor, &evaluator, &points);
-                subjects.push((model, kind, compiled, evaluator, error));
+                // Not those of the blob, whose pruned integer layers count whole groups of outputs.
+                let edges = predictor.network.edges();
+                subjects.push((model, kind, compiled, evaluator, error, edges));
             }
         }
         let (mut rows, mut not_measured) = (Vec::new(), Vec::new());
@@ -457,7 +459,7 @@ impl Bench<'_> {
             let kinds: Vec<Kind> = subjects.iter().map(|subject| subject.1).collect();
             let texts = self.texts(machine, SPEED, &kinds)?;
             let results = measured.into_iter().zip(texts);
-            for ((model, kind, compiled, evaluator, error), (measured, text_bytes)) in
+            for ((model, kind, compiled, evaluator, error, edges), (measured, text_bytes)) in
                 subjects.iter().zip(results)
             {
                 let bytes = evaluator.bytes().len();
@@ -482,7 +484,7 @@ impl Bench<'_> {
                     Some(of) => ("eval_q", of),
                     None => ("eval", measured.eval),
                 };
-                let edges = evaluator.model().edges();
+                let edges = *edges;
                 let mut row = Row {
                     machine: machine.name(),
                     core,
