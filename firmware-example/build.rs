@@ -1,5 +1,5 @@
-//! The board's memory and the link arguments of the binaries, for the device only: on the host this
-//! is an ordinary crate.
+//! The board's memory, the link arguments of the binaries and the source of a perceptron, for the device
+//! only: on the host this is an ordinary crate.
 
 use std::{env, fs, path::Path};
 
@@ -37,6 +37,13 @@ fn main() {
     )
     .unwrap();
     println!("cargo::rustc-link-search={out}");
+    if env::var_os("CARGO_FEATURE_PEER").is_some() {
+        println!("cargo::rerun-if-env-changed=KAN_PEER");
+        let model = env::var("KAN_PEER").expect("KAN_PEER is the path of a .tflite file");
+        println!("cargo::rerun-if-changed={model}");
+        let source = format!("#[microflow::model({model:?})]\nstruct Perceptron;\n");
+        fs::write(Path::new(&out).join("perceptron.rs"), source).unwrap();
+    }
     for argument in ["--nmagic", "-Tlink.x"] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }

@@ -6,11 +6,22 @@
 //! counter board=mps2 ticks_of_nothing=10 ticks_per_second=25000000
 //! eval_q least=2304 median=2304 most=2304 stack=312 digest=89abcdef
 //! ```
+//!
+//! With the feature `peer` the region has rows of a data set and KANs that learnt it: the number of rows
+//! and their inputs, 32 bits each, then the blobs. Each KAN and then the perceptron evaluates all rows, and
+//! their outputs are told, as the bits of floats:
+//!
+//! ```text
+//! model stack=312 struct=140
+//! row ticks=2304 outputs=3f800000,40000000
+//! ```
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
 mod board;
+#[cfg(all(target_os = "none", feature = "peer"))]
+mod peer;
 #[cfg(target_os = "none")]
 mod region;
 
@@ -22,11 +33,13 @@ mod device {
 
     use cortex_m_rt::{ExceptionFrame, entry, exception};
     use embedded_io::Write;
-    use firmware_example::stimulus::{Digest, ROWS, Stimulus};
-    use kan_core::{LoadError, Model, blob_len, kinds};
 
     use crate::board::{Board, Counter, NAME};
+    #[cfg(feature = "peer")]
+    use crate::contest::measure;
     use crate::region;
+    #[cfg(not(feature = "peer"))]
+    use crate::stimulated::measure;
 
     /// Bytes of stack painted before a call, and so the most that can be measured.
     const PAINTED: usize = 4096;
@@ -45,9 +58,7 @@ mod device {
                     "counter board={NAME} ticks_of_nothing={nothing} ticks_per_second={second}"
                 ),
             );
-            let region = region::model();
-            let blob = blob_len(region).map_or(region, |len| region.get(..len).unwrap_or(region));
-            measure_any(&mut board, blob);
+            measure(&mut board, region::model());
             say(&mut board, format_args!("end"));
         }
         loop {
@@ -55,15 +66,74 @@ mod device {
         }
     }
 
-    fn say(board: &mut Board, line: core::fmt::Arguments) {
+    pub fn say(board: &mut Board, line: core::fmt::Arguments) {
         let _ = writeln!(board.serial, "{line}");
+    }
+
+    /// Ticks that `work` takes, and those of nothing; the largest number if the counter cannot tell.
+    #[inline(always)]
+    pub fn ticks(counter: &mut Counter, work: impl FnOnce()) -> u32 {
+        counter.start();
+        compiler_fence(Ordering::SeqCst);
+        work();
+        compiler_fence(Ordering::SeqCst);
+        counter.ticks().unwrap_or(u32::MAX)
+    }
+
+    /// The most stack that `work` uses, in bytes: paint what lies below, work, look what is left.
+    #[inline(never)]
+    pub fn stack_of(work: &mut dyn FnMut()) -> usize {
+        let top = cortex_m::register::msp::read() as usize;
+        let bottom = top - PAINTED;
+        for address in (bottom..top).step_by(4) {
+            // SAFETY: stack below the stack pointer is in nobody's use, and no interrupt is enabled
+            // that could use it meanwhile.
+            unsafe { (address as *mut u32).write_volatile(PAINT) };
+        }
+        black_box(work)();
+        let used = (bottom..top).step_by(4).find(|&address| {
+            // SAFETY: as above; the memory is initialised.
+            unsafe { (address as *const u32).read_volatile() != PAINT }
+        });
+        used.map_or(0, |address| top - address)
+    }
+
+    #[exception]
+    unsafe fn HardFault(_: &ExceptionFrame) -> ! {
+        // The host hears of it by the silence.
+        loop {
+            cortex_m::asm::nop();
+        }
+    }
+
+    #[panic_handler]
+    fn panic(_: &PanicInfo) -> ! {
+        cortex_m::asm::udf()
+    }
+}
+
+/// KANs on the rows of the stimulus.
+#[cfg(all(target_os = "none", not(feature = "peer")))]
+mod stimulated {
+    use core::hint::black_box;
+
+    use firmware_example::stimulus::{Digest, ROWS, Stimulus};
+    use kan_core::{LoadError, Model, blob_len, kinds};
+
+    use crate::board::Board;
+    use crate::device::{say, stack_of, ticks};
+
+    pub fn measure(board: &mut Board, region: &'static [u8]) {
+        let blob = blob_len(region).map_or(region, |len| region.get(..len).unwrap_or(region));
+        measure_any(board, blob);
     }
 
     /// A model of one kind of tables within the larger of two capacities.
     type Large<const KINDS: u16> = Model<'static, 64, 10, 16, 4, KINDS>;
 
-    /// Measures the model as the type with the one kind of tables that it has, with the smaller capacity if
-    /// that is enough: a firmware would be made for it. (Integers as floats have the larger one.)
+    /// Measures the model as the type with the one kind of tables that it has, with the smaller
+    /// capacity if that is enough: a firmware would be made for it. (Integers as floats have the larger
+    /// one.)
     fn measure_any(board: &mut Board, blob: &'static [u8]) {
         macro_rules! measure_as {
             ($($kinds:expr),*) => {
@@ -150,50 +220,84 @@ mod device {
             ),
         );
     }
+}
 
-    /// Ticks that `work` takes, and those of nothing; the largest number if the counter cannot tell.
-    #[inline(always)]
-    fn ticks(counter: &mut Counter, work: impl FnOnce()) -> u32 {
-        counter.start();
-        compiler_fence(Ordering::SeqCst);
-        work();
-        compiler_fence(Ordering::SeqCst);
-        counter.ticks().unwrap_or(u32::MAX)
+/// KANs and a perceptron on the rows of a data set.
+#[cfg(all(target_os = "none", feature = "peer"))]
+mod contest {
+    use core::hint::black_box;
+
+    use embedded_io::Write;
+    use kan_core::{Model, blob_len, kinds};
+
+    use crate::board::Board;
+    use crate::device::{say, stack_of, ticks};
+    use crate::peer::{self, CAPACITY};
+
+    /// A KAN's own type.
+    type Exact<const KINDS: u16> =
+        Model<'static, { CAPACITY[0] }, { CAPACITY[1] }, { CAPACITY[2] }, { CAPACITY[3] }, KINDS>;
+
+    pub fn measure(board: &mut Board, region: &'static [u8]) {
+        let rows = words(region).next().unwrap_or(0) as usize;
+        let Some((inputs, mut blobs)) = region[4..].split_at_checked(4 * CAPACITY[0] * rows) else {
+            return say(board, format_args!("refused: {rows} rows"));
+        };
+        while let Some((blob, rest)) = blob_len(blobs)
+            .ok()
+            .and_then(|len| blobs.split_at_checked(len))
+        {
+            macro_rules! measure_as {
+                ($($kinds:expr),*) => {
+                    $(
+                        if let Ok(model) = Exact::<{ $kinds }>::load(blob) {
+                            measure_model(board, size_of_val(&model), inputs, |x| model.eval(x));
+                        }
+                    )*
+                };
+            }
+            measure_as!(kinds::CUBIC_I16, kinds::CUBIC_I8);
+            blobs = rest;
+        }
+        measure_model(board, 0, inputs, peer::predict);
     }
 
-    /// The most stack that `work` uses, in bytes: paint what lies below, work, look what is left.
-    #[inline(never)]
-    fn stack_of(work: &mut dyn FnMut()) -> usize {
-        let top = cortex_m::register::msp::read() as usize;
-        let bottom = top - PAINTED;
-        for address in (bottom..top).step_by(4) {
-            // SAFETY: stack below the stack pointer is in nobody's use, and no interrupt is enabled
-            // that could use it meanwhile.
-            unsafe { (address as *mut u32).write_volatile(PAINT) };
-        }
-        black_box(work)();
-        let used = (bottom..top).step_by(4).find(|&address| {
-            // SAFETY: as above; the memory is initialised.
-            unsafe { (address as *const u32).read_volatile() != PAINT }
+    fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
+        let words = bytes.as_chunks::<4>().0.iter();
+        words.map(|&word| u32::from_le_bytes(word))
+    }
+
+    /// Tells what a model makes of rows, and what each takes.
+    fn measure_model<const I: usize, const O: usize>(
+        board: &mut Board,
+        bytes: usize,
+        inputs: &[u8],
+        call: impl Fn(&[f32; I]) -> [f32; O],
+    ) {
+        let input = black_box([0.0; I]);
+        let stack = stack_of(&mut || {
+            black_box(call(black_box(&input)));
         });
-        used.map_or(0, |address| top - address)
-    }
-
-    #[exception]
-    unsafe fn HardFault(_: &ExceptionFrame) -> ! {
-        // The host hears of it by the silence.
-        loop {
-            cortex_m::asm::nop();
+        say(board, format_args!("model stack={stack} struct={bytes}"));
+        let mut inputs = words(inputs).map(f32::from_bits).peekable();
+        while inputs.peek().is_some() {
+            let input = black_box([(); I].map(|()| inputs.next().unwrap_or(f32::NAN)));
+            let mut output = None;
+            let ticks = ticks(&mut board.counter, || {
+                output = Some(call(&input));
+                black_box(&output);
+            });
+            let _ = write!(board.serial, "row ticks={ticks} outputs=");
+            for (k, y) in output.iter().flatten().enumerate() {
+                let comma = if k > 0 { "," } else { "" };
+                let _ = write!(board.serial, "{comma}{:08x}", y.to_bits());
+            }
+            say(board, format_args!(""));
         }
-    }
-
-    #[panic_handler]
-    fn panic(_: &PanicInfo) -> ! {
-        cortex_m::asm::udf()
     }
 }
 
 #[cfg(not(target_os = "none"))]
 fn main() {
-    println!("This is firmware; the tests of budgets build and run it: cargo budgets");
+    println!("This is firmware; it is built and run by `kan bench device` and by `cargo budgets`");
 }

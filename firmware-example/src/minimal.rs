@@ -1,9 +1,24 @@
 //! The least firmware around a model of any shape with `f32` tables: it exists for its size, and its
-//! inputs come from nowhere. `regulate` is firmware that does something.
+//! inputs come from nowhere. `regulate` is firmware that does something. With the feature `peer` it has
+//! a perceptron in place of the model.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", feature = "peer"))]
+mod peer;
+
+#[cfg(all(target_os = "none", feature = "peer"))]
+#[cortex_m_rt::entry]
+fn main() -> ! {
+    use core::hint::black_box;
+    let mut input = [0.0; peer::CAPACITY[0]];
+    loop {
+        let output = peer::predict(black_box(&input));
+        input[0] = black_box(&output)[0];
+    }
+}
+
+#[cfg(all(target_os = "none", not(feature = "peer")))]
 #[cortex_m_rt::entry]
 fn main() -> ! {
     use core::hint::black_box;

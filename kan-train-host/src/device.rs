@@ -213,7 +213,7 @@ pub enum Unit {
 impl Unit {
     /// What so many ticks are. Two readings of a counter are less than a tick away from a whole number
     /// of instructions, so that rounding finds it.
-    fn count(self, ticks: u32) -> u32 {
+    pub(crate) fn count(self, ticks: u32) -> u32 {
         match self {
             Self::Cycles { .. } => ticks,
             Self::Instructions { ticks: each } => (f64::from(ticks) / each).round() as u32,
@@ -621,16 +621,22 @@ pub struct Cost {
     pub max: u32,
 }
 
+impl Cost {
+    /// Of what each row took; `None` of no rows.
+    pub fn of(mut counts: Vec<u32>) -> Option<Self> {
+        counts.sort_unstable();
+        Some(Self {
+            min: *counts.first()?,
+            median: *counts.get(counts.len() / 2)?,
+            max: *counts.last()?,
+        })
+    }
+}
+
 impl<N: Pod> DeviceRun<N> {
     /// Minimum, median and maximum of the counts; `None` if one of them could not be held.
     pub fn cost(&self) -> Option<Cost> {
-        let mut sorted: Vec<u32> = self.counts.iter().copied().collect::<Option<_>>()?;
-        sorted.sort_unstable();
-        Some(Cost {
-            min: *sorted.first()?,
-            median: *sorted.get(sorted.len() / 2)?,
-            max: *sorted.last()?,
-        })
+        Cost::of(self.counts.iter().copied().collect::<Option<_>>()?)
     }
 
     /// How many outputs have the same bits as those in `host`, which are in the same order.

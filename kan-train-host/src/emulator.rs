@@ -110,6 +110,13 @@ impl Machine {
         }
     }
 
+    /// What the counter of its board counts.
+    pub fn unit(self) -> Unit {
+        Unit::Instructions {
+            ticks: NANOSECONDS * self.clock() * 1e-9,
+        }
+    }
+
     /// QEMU's arguments for the machine with its board's serial line at standard input and output,
     /// up to the file with the firmware.
     pub fn arguments(self) -> Vec<&'static str> {
@@ -290,6 +297,65 @@ impl Lock {
     }
 }
 
+/// What cargo is to build of `firmware-example`.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe<'a> {
+    /// The binary.
+    pub binary: &'a str,
+    /// The profile: `firmware` for size, `firmware-speed` for speed.
+    pub profile: &'a str,
+    /// The Rust target.
+    pub target: &'a str,
+    /// Features.
+    pub features: &'a [&'a str],
+    /// Variables of the environment that the build reads.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
+impl Recipe<'_> {
+    /// Builds it, and gives the bytes of the image.
+    ///
+    /// # Errors
+    /// [`DeviceError::Build`] or [`DeviceError::Io`].
+    pub fn build(&self) -> Result<Vec<u8>, DeviceError> {
+        let _lock = Lock::new()?;
+        let path = self.build_in_place()?;
+        fs::read(&path).map_err(|source| DeviceError::Io {
+            what: path.display().to_string(),
+            source,
+        })
+    }
+
+    /// Builds it where the next build of the same binary for the same target will be.
+    fn build_in_place(&self) -> Result<PathBuf, DeviceError> {
+        let build = toolchain("cargo")
+            .args(["build", "--quiet", "--profile", self.profile])
+            .args(["--package", "firmware-example", "--bin", self.binary])
+            .args(["--target", self.target])
+            .args(["--features", &self.features.join(",")])
+            .args(["--message-format", "json-render-diagnostics"])
+            .envs(self.environment.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| DeviceError::Io {
+                what: "cargo".into(),
+                source,
+            })?;
+        if !build.status.success() {
+            let said = String::from_utf8_lossy(&build.stderr);
+            let error = said.lines().find(|line| line.starts_with("error"));
+            return Err(DeviceError::Build(
+                error.unwrap_or("no reason given").to_owned(),
+            ));
+        }
+        String::from_utf8_lossy(&build.stdout)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+            .ok_or_else(|| DeviceError::Build(format!("no executable {}", self.binary)))
+    }
+}
+
 /// Builds a binary of `firmware-example` for a board, and gives the path of the image.
 ///
 /// # Errors
@@ -298,36 +364,14 @@ pub fn build(board: &Board, binary: &str) -> Result<PathBuf, DeviceError> {
     // Boards with the same target are built to the same file, perhaps by another `kan` at the same
     // time: each gets a copy of its own while nobody else builds.
     let _lock = Lock::new()?;
-    let build = toolchain("cargo")
-        .args([
-            "build",
-            "--quiet",
-            "--profile",
-            "firmware",
-            "--package",
-            "firmware-example",
-        ])
-        .args(["--bin", binary, "--target", board.target])
-        .args(["--features", board.feature])
-        .args(["--message-format", "json-render-diagnostics"])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| DeviceError::Io {
-            what: "cargo".into(),
-            source,
-        })?;
-    if !build.status.success() {
-        let said = String::from_utf8_lossy(&build.stderr);
-        let error = said.lines().find(|line| line.starts_with("error"));
-        return Err(DeviceError::Build(
-            error.unwrap_or("no reason given").to_owned(),
-        ));
-    }
-    let built = String::from_utf8_lossy(&build.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-        .ok_or_else(|| DeviceError::Build(format!("no executable {binary}")))?;
+    let recipe = Recipe {
+        binary,
+        profile: "firmware",
+        target: board.target,
+        features: &[board.feature],
+        environment: &[],
+    };
+    let built = recipe.build_in_place()?;
     let copy = built.with_file_name(format!("{binary}-{}", board.name));
     let copied = |source| DeviceError::Io {
         what: copy.display().to_string(),
@@ -378,10 +422,18 @@ impl Size {
             what: path.display().to_string(),
             source,
         })?;
-        let file = object::File::parse(&*bytes).map_err(|error| DeviceError::Image {
+        Self::of_image(&bytes).map_err(|error| DeviceError::Image {
             path: path.to_owned(),
             reason: error.to_string(),
-        })?;
+        })
+    }
+
+    /// [`Size::of`] an image in memory.
+    ///
+    /// # Errors
+    /// If it is no ELF file.
+    pub fn of_image(bytes: &[u8]) -> Result<Self, object::Error> {
+        let file = object::File::parse(bytes)?;
         let mut size = Self {
             text: 0,
             data: 0,
@@ -460,6 +512,11 @@ impl Firmware {
         })
     }
 
+    /// The machine.
+    pub fn machine(&self) -> Machine {
+        self.machine
+    }
+
     /// The ELF file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -480,9 +537,7 @@ impl Firmware {
     /// [`DeviceError::Capacity`] or [`DeviceError::TooLarge`] before it starts; then what
     /// [`Device::new`] gives, with what QEMU said last.
     pub fn start(&self, blob: &[u8]) -> Result<Device, DeviceError> {
-        let unit = Unit::Instructions {
-            ticks: NANOSECONDS * self.machine.clock() * 1e-9,
-        };
+        let unit = self.machine.unit();
         let name = self.machine.to_string();
         let link = Box::new(self.connect(blob)?);
         Device::new(name, link, self.patience, Some(unit))

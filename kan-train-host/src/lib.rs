@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod artifact;
+pub mod benchmark;
 pub mod compile;
 pub mod dataset;
 pub mod device;

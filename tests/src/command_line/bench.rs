@@ -1,4 +1,4 @@
-//! `kan bench paper`: what it prints and what it refuses. How well training does is not tested here.
+//! `kan bench`: what it prints and what it refuses. How well training does is not tested here.
 
 use std::fs;
 
@@ -96,7 +96,7 @@ fn the_bench_says_what_it_could_not_measure() {
     desk.fails("bench paper --only ,", 2, &["--only"]);
     desk.fails("bench paper --seeds 0", 2, &["--seeds"]);
     desk.fails("bench paper --data nowhere", 1, &["nowhere"]);
-    desk.fails("bench device", 2, &["device"]);
+    desk.fails("bench pencil", 2, &["pencil"]);
     desk.file("sets/airfoil", "a file");
     desk.text("bench paper --only airfoil --data sets");
     fs::create_dir(desk.path("sets/concrete")).expect("writable");
@@ -113,5 +113,124 @@ fn the_bench_says_what_it_could_not_measure() {
         "bench paper --only concrete --data sets",
         1,
         &["train.csv", "row 3", "target"],
+    );
+}
+
+/// On one core: a model with tables of every kind, and the KAN and the perceptron of a data set.
+#[test]
+fn the_bench_of_devices_counts_and_compares() {
+    let desk = Desk::new();
+    let said = desk.json("bench device --machine mps2-an386 --only 4-8-3,iris");
+    has_keys(
+        &said,
+        &[
+            "version",
+            "rustc",
+            "qemu",
+            "not_measured",
+            "growth",
+            "flash",
+            "accuracy",
+            "seconds",
+        ],
+    );
+    let rows = said["rows"].as_array().expect("a list");
+    assert_eq!(rows.len(), 10, "every kind of tables");
+    for row in rows {
+        has_keys(
+            row,
+            &[
+                "machine",
+                "core",
+                "model",
+                "width",
+                "edges",
+                "tables",
+                "bits",
+                "instructions",
+                "per_edge",
+                "blob_bytes",
+                "text_bytes",
+                "stack_bytes",
+                "max_abs_error",
+                "flags",
+            ],
+        );
+        assert_eq!((&row["core"], &row["edges"]), (&"M4F".into(), &56.into()));
+        assert_eq!(row["equal_to_host"], true, "{row}");
+        let [min, median, max] =
+            ["min", "median", "max"].map(|of| number(&row["instructions"][of]));
+        // Only the exponential of the exact tables takes more for some inputs than for others.
+        match row["tables"] == "exact" {
+            true => assert!(min <= median && median <= max, "{row}"),
+            false => assert!(min == max && median == max, "{row}"),
+        }
+        // An edge takes an addition at least.
+        assert!(
+            number(&row["per_edge"]) == median / 56.0 && median > 56.0,
+            "{row}"
+        );
+        assert!(
+            number(&row["text_bytes"]) > 1000.0 && number(&row["stack_bytes"]) > 0.0,
+            "{row}"
+        );
+        // Steps are far from any smooth network, and nothing else is.
+        let error = number(&row["max_abs_error"]);
+        let most = if row["tables"] == "step" { 1.0 } else { 0.1 };
+        assert!(error > 0.0 && error < most, "{row}");
+    }
+    let peers = said["peers"].as_array().expect("a list");
+    let engines: Vec<&str> = peers
+        .iter()
+        .map(|peer| peer["engine"].as_str().expect("text"))
+        .collect();
+    assert_eq!(engines, ["kan-core", "kan-core", "microflow"]);
+    for peer in peers {
+        has_keys(
+            peer,
+            &[
+                "model",
+                "measure",
+                "instructions",
+                "flash_bytes",
+                "small_flash_bytes",
+                "ram_bytes",
+            ],
+        );
+        // A third of the flowers is of each class.
+        assert!(number(&peer["error"]) < 0.3, "{peer}");
+    }
+    assert_eq!(peers[2]["as_good"], true);
+}
+
+#[test]
+fn the_bench_of_devices_refuses_what_it_cannot_do() {
+    let desk = Desk::new();
+    desk.fails(
+        "bench device --machine mps2-an999",
+        2,
+        &["mps2-an999", "mps2-an386"],
+    );
+    desk.fails(
+        "bench device --only nonsense",
+        2,
+        &["nonsense", "growth", "pendigits"],
+    );
+    desk.fails(
+        "bench device --only accuracy --data nowhere",
+        1,
+        &["nowhere"],
+    );
+    // What integers add needs no machine. Every row tells whether it is as good as it should be.
+    let said = desk.json("bench device --only accuracy");
+    let rows = said["accuracy"].as_array().expect("a list");
+    assert_eq!(rows.len(), 12, "two kinds of tables for each data set");
+    for row in rows {
+        let (network, device) = (number(&row["network"]), number(&row["device"]));
+        assert!(device > 0.0 && network > 0.0, "{row}");
+    }
+    assert_eq!(
+        (said["rows"].clone(), said["peers"].clone()),
+        (serde_json::json!([]), serde_json::json!([]))
     );
 }

@@ -1,4 +1,4 @@
-//! `kan bench`: how good training is on this machine, beside the goals.
+//! `kan bench paper`: how good training is on this machine, beside the goals.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -14,25 +14,13 @@ use kan_train_host::problem::{self, Bound, Group, Measure, Problem};
 use kan_train_host::train::{self, Event, Settings, Stage};
 use serde::Serialize;
 
-use super::Failure;
-use super::console::{Console, advance, figures, shape};
+use crate::command::Failure;
+use crate::command::console::{Console, advance, figures, shape};
 
 /// Of the equations of the paper's Feynman table, so many should be learnt as well as there.
 const FEYNMAN_GOAL: usize = 24;
 /// On so many data sets training should beat every rival.
 const TABLES_GOAL: usize = 6;
-
-/// Measure how good training is on this machine
-#[derive(clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(clap::Subcommand)]
-enum What {
-    Paper(Paper),
-}
 
 /// Measure error and time on the problems of the KAN paper and on data sets, beside the goals
 #[derive(clap::Args)]
@@ -46,7 +34,7 @@ median seconds of a training, with its processor time on all threads. A seed dra
 nothing else is said, and is the seed of training. DIR has a folder for each data set, in it
 train.csv and test.csv; training gets all rows of train.csv and no options. The folder mnist has the
 four IDX files, learnt by a fixed recipe; its seconds are those of an epoch on one thread.")]
-struct Paper {
+pub struct Args {
     /// The folder of the data sets
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -180,8 +168,7 @@ struct Count {
     goal: usize,
 }
 
-pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
-    let What::Paper(paper) = &args.what;
+pub fn run(paper: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
     let clock = Instant::now();
     let chosen = choose(&paper.only)?;
     if let Some(data) = paper.data.as_ref().filter(|data| !data.is_dir()) {
