@@ -23,7 +23,11 @@ fn accuracy(data: &Dataset, trained: &Trained) -> f64 {
 
 #[test]
 fn classes_that_need_a_hidden_layer_get_one_and_adamw() {
-    let trained = train_quietly(&checkerboard(1, 1600), &Settings::default()).unwrap();
+    let quick = Settings {
+        steps: Some(60),
+        ..Settings::default()
+    };
+    let trained = train_quietly(&checkerboard(1, 1600), &quick).unwrap();
     assert_eq!(trained.descent.method, Method::AdamW);
     assert_eq!(trained.predictor.network.width().len(), 3);
     assert!(trained.why.is_some());
@@ -76,6 +80,25 @@ fn what_adamw_does_not_know_is_left_to_second_order() {
     // And an additive network is a convex problem.
     let trained = train_quietly(&data, &fixed(&[2, 1], &[3])).unwrap();
     assert_eq!(trained.descent.method, Method::Lm);
+}
+
+#[test]
+fn a_width_that_is_fixed_keeps_its_grids_and_is_tried_whatever_it_costs() {
+    let data = checkerboard(6, 60);
+    let shape = fixed(&[2, 4, 1], &[3, 6, 12]);
+    let trained = train_quietly(&data, &shape).unwrap();
+    assert_eq!(trained.descent.method, Method::AdamW);
+    let grids: Vec<usize> = trained.stages.iter().map(|stage| stage.grid).collect();
+    assert_eq!(grids, [3, 6, 12]);
+    // More than the multiply-adds that the selection allows itself.
+    let wide = Settings {
+        width: Some(vec![40, 400, 1]),
+        no_prune: true,
+        ..Settings::default()
+    };
+    let wide_data = classification(random_table(7, 40, 40), 40, 2, |x| usize::from(x[0] > 0.0));
+    let trained = train_quietly(&wide_data, &wide).unwrap();
+    assert_eq!(trained.predictor.network.width(), [40, 400, 1]);
 }
 
 #[test]

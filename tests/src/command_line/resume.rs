@@ -30,6 +30,18 @@ fn noisy(rows: usize) -> String {
     text
 }
 
+/// A table of two classes, a checkerboard of two by two.
+fn checkerboard(rows: usize) -> String {
+    let mut number = numbers();
+    let mut text = String::from("a,b,colour\n");
+    for _ in 0..rows {
+        let (a, b) = (2.0 * number() - 1.0, 2.0 * number() - 1.0);
+        let colour = if a * b > 0.0 { "black" } else { "white" };
+        writeln!(text, "{a:.6},{b:.6},{colour}").expect("strings can be written to");
+    }
+    text
+}
+
 /// A training that is killed again and again, and what it gives if it is not.
 struct Training<'a> {
     desk: &'a Desk,
@@ -228,12 +240,15 @@ fn every_checkpoint_leads_to_the_same_end() {
     let desk = Desk::new();
     desk.file("xy.csv", table(120));
     desk.file("fit.toml", "grid_eps = 0.1\nroughness = 1e-6\n");
+    desk.file("board.csv", checkerboard(120));
     for command in [
         "train xy.csv --target y --config fit.toml --width 2,4,1 --grid 3,6,9 --steps 15",
         "train xy.csv --target y --width 2,4,1 --grid 3,6,9 --steps 15 --lamb 1e-3 --seed 7",
         "train xy.csv --target y --width 2,1 --grid 3,6,9 --no-prune --degree 2 --domain=-1:1.5",
         "train xy.csv --target y --optimizer lbfgs --width 2,4,1 --grid 3,6,9 --steps 40",
         "train xy.csv --target y --optimizer adamw --width 2,4,1 --grid 3,6,9 --steps 20",
+        // Whose optimiser and epochs are chosen.
+        "train board.csv --target colour --width 2,4,1 --grid 3,6",
     ] {
         let training = Training::uninterrupted(&desk, command);
         training.begin_anew();
@@ -247,6 +262,14 @@ fn every_checkpoint_leads_to_the_same_end() {
             last = training.checkpoint();
         }
         training.finish(command);
+        // What was chosen stays so.
+        let optimizer = &training.metrics["optimizer"];
+        assert_eq!(
+            optimizer == "adamw",
+            command.contains("adamw") || command.contains("board")
+        );
+        let pruned = desk.json("prune whole --edge 0:1:1");
+        assert_eq!(&pruned["optimizer"], optimizer, "{command}");
     }
 }
 
