@@ -258,6 +258,7 @@ impl Evaluator {
         };
         Instructions {
             cortex_m4f: on(&CORTEX_M4F),
+            cortex_m33: on(&CORTEX_M33),
             cortex_m3: on(&CORTEX_M3),
             cortex_m0: on(&CORTEX_M0),
         }
@@ -269,14 +270,18 @@ fn blocks(outputs: usize) -> f64 {
     (outputs / 4 + outputs % 4 / 2 + outputs % 2) as f64
 }
 
-/// Estimated instructions of one inference by class of processor. A Cortex-M33 or M7 with an FPU is
-/// like an M4F, without one like an M3; an M0+ is like an M0. There the floating-point routines rule,
-/// whose cost depends on the input: it is that of inputs all over the grids.
+/// Estimated instructions of one inference by class of processor. A Cortex-M7 with an FPU is like an M4F,
+/// an M33 without one like an M3; an M0+ is like an M0. Where there is no FPU the floating-point routines
+/// rule, whose cost depends on the input: it is that of inputs all over the grids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Instructions {
     /// With a single-precision FPU.
     #[serde(rename = "cortex-m4f")]
     pub cortex_m4f: u64,
+    /// A Cortex-M33 with an FPU, as rustc builds for it without flags: as if it had no DSP extension. With
+    /// `-C target-cpu=cortex-m33` integers take what they take on an M4F.
+    #[serde(rename = "cortex-m33")]
+    pub cortex_m33: u64,
     /// Without an FPU.
     #[serde(rename = "cortex-m3")]
     pub cortex_m3: u64,
@@ -292,6 +297,7 @@ impl Instructions {
             Core::M0 => self.cortex_m0,
             Core::M3 => self.cortex_m3,
             Core::M4f => self.cortex_m4f,
+            Core::M33 => self.cortex_m33,
         }
     }
 }
@@ -304,8 +310,10 @@ pub enum Core {
     M0,
     /// Cortex-M3, and others without an FPU.
     M3,
-    /// Cortex-M4F, and others with an FPU.
+    /// Cortex-M4F, and M7 with an FPU.
     M4f,
+    /// Cortex-M33 with an FPU, built without its DSP extension.
+    M33,
 }
 
 impl fmt::Display for Core {
@@ -314,12 +322,13 @@ impl fmt::Display for Core {
             Self::M0 => "m0",
             Self::M3 => "m3",
             Self::M4f => "m4f",
+            Self::M33 => "m33",
         })
     }
 }
 
 /// What the kernel for floats executes for all nodes of a layer: its instructions, counted by hand.
-fn of_fpu(tables: &LayerTables) -> usize {
+pub fn of_fpu(tables: &LayerTables) -> usize {
     let (inputs, outputs) = (tables.inputs, tables.outputs);
     // Coefficients that count, instructions for their weights, and for their rows after the first.
     let (taps, weights, rows) = match tables.degree {
@@ -372,6 +381,33 @@ struct IntegerCosts {
 }
 
 const CORTEX_M4F: Costs = Costs {
+    has_fpu: true,
+    call: 93.3,
+    hidden: 211.3,
+    output: 10.6,
+    layer: 91.3,
+    cubic: (0.0, 0.0),
+    linear: (0.0, 0.0),
+    step: (0.0, 0.0),
+    residual: (83.8, 107.3, 6.1),
+    look_up: 4.6,
+    integers: [
+        IntegerCosts {
+            call: (327.3, 25.7, 37.7),
+            layer: 130.3,
+            tables: [(14.1, 7.1, 5.9), (3.7, 7.1, 3.5), (1.6, 9.7, 1.3)],
+            pruned: (606.2, 1.4),
+        },
+        IntegerCosts {
+            call: (328.4, 25.7, 37.7),
+            layer: 129.9,
+            tables: [(13.7, 7.6, 7.6), (3.2, 7.4, 4.4), (1.7, 10.0, 1.3)],
+            pruned: (603.0, 1.4),
+        },
+    ],
+};
+
+const CORTEX_M33: Costs = Costs {
     has_fpu: true,
     call: 93.3,
     hidden: 211.3,
