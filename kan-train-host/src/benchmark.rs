@@ -172,13 +172,13 @@ impl Scales {
         Ok(Self { nothing, ..empty })
     }
 
-    /// kan-core with its loader and evaluation of one kind of tables, without a blob.
+    /// kan-core with its loader and evaluation of a set of kinds of tables, of [`kan_core::kinds`],
+    /// without a blob.
     ///
     /// # Errors
     /// Those of a build.
-    pub fn kan_core(&self, kind: Kind) -> Result<Size, DeviceError> {
-        let of_kind = only(kind).to_string();
-        self.weigh("minimal", &[], &[("KAN_KINDS", &of_kind)])
+    pub fn kan_core(&self, kinds: u16) -> Result<Size, DeviceError> {
+        self.weigh("minimal", &[], &[("KAN_KINDS", &kinds.to_string())])
     }
 
     /// A perceptron: microflow and the weights.

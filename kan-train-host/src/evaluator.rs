@@ -258,6 +258,7 @@ impl Evaluator {
         };
         Instructions {
             cortex_m4f: on(&CORTEX_M4F),
+            cortex_m33: on(&CORTEX_M33),
             cortex_m3: on(&CORTEX_M3),
             cortex_m0: on(&CORTEX_M0),
         }
@@ -269,14 +270,18 @@ fn blocks(outputs: usize) -> f64 {
     (outputs / 4 + outputs % 4 / 2 + outputs % 2) as f64
 }
 
-/// Estimated instructions of one inference by class of processor. A Cortex-M33 or M7 with an FPU is
-/// like an M4F, without one like an M3; an M0+ is like an M0. There the floating-point routines rule,
-/// whose cost depends on the input: it is that of inputs all over the grids.
+/// Estimated instructions of one inference by class of processor. A Cortex-M7 with an FPU is like an M4F,
+/// an M33 without one like an M3; an M0+ is like an M0. Where there is no FPU the floating-point routines
+/// rule, whose cost depends on the input: it is that of inputs all over the grids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Instructions {
     /// With a single-precision FPU.
     #[serde(rename = "cortex-m4f")]
     pub cortex_m4f: u64,
+    /// A Cortex-M33 with an FPU, as rustc builds for it without flags: as if it had no DSP extension. With
+    /// `-C target-cpu=cortex-m33` integers take what they take on an M4F.
+    #[serde(rename = "cortex-m33")]
+    pub cortex_m33: u64,
     /// Without an FPU.
     #[serde(rename = "cortex-m3")]
     pub cortex_m3: u64,
@@ -292,6 +297,7 @@ impl Instructions {
             Core::M0 => self.cortex_m0,
             Core::M3 => self.cortex_m3,
             Core::M4f => self.cortex_m4f,
+            Core::M33 => self.cortex_m33,
         }
     }
 }
@@ -304,8 +310,10 @@ pub enum Core {
     M0,
     /// Cortex-M3, and others without an FPU.
     M3,
-    /// Cortex-M4F, and others with an FPU.
+    /// Cortex-M4F, and M7 with an FPU.
     M4f,
+    /// Cortex-M33 with an FPU, built without its DSP extension.
+    M33,
 }
 
 impl fmt::Display for Core {
@@ -314,12 +322,13 @@ impl fmt::Display for Core {
             Self::M0 => "m0",
             Self::M3 => "m3",
             Self::M4f => "m4f",
+            Self::M33 => "m33",
         })
     }
 }
 
 /// What the kernel for floats executes for all nodes of a layer: its instructions, counted by hand.
-fn of_fpu(tables: &LayerTables) -> usize {
+pub fn of_fpu(tables: &LayerTables) -> usize {
     let (inputs, outputs) = (tables.inputs, tables.outputs);
     // Coefficients that count, instructions for their weights, and for their rows after the first.
     let (taps, weights, rows) = match tables.degree {
@@ -371,44 +380,44 @@ struct IntegerCosts {
     pruned: (f64, f64),
 }
 
-const CORTEX_M4F: Costs = Costs {
-    has_fpu: true,
-    call: 93.3,
-    hidden: 211.3,
-    output: 10.6,
-    layer: 91.3,
-    cubic: (0.0, 0.0),
-    linear: (0.0, 0.0),
-    step: (0.0, 0.0),
-    residual: (83.8, 107.3, 6.1),
-    look_up: 4.6,
+const CORTEX_M0: Costs = Costs {
+    has_fpu: false,
+    call: 167.2,
+    hidden: 338.5,
+    output: 11.8,
+    layer: 106.1,
+    cubic: (2824.3, 885.9),
+    linear: (858.6, 456.8),
+    step: (371.3, 118.4),
+    residual: (51.1, 3910.5, 210.5),
+    look_up: 13.9,
     integers: [
         IntegerCosts {
-            call: (327.3, 25.7, 37.7),
-            layer: 130.3,
-            tables: [(14.1, 7.1, 5.9), (3.7, 7.1, 3.5), (1.6, 9.7, 1.3)],
-            pruned: (606.2, 1.4),
+            call: (312.1, 480.7, 566.2),
+            layer: 214.5,
+            tables: [(65.5, 16.5, 14.5), (32.9, 12.5, 8.1), (29.2, 14.7, 2.4)],
+            pruned: (856.8, 2.4),
         },
         IntegerCosts {
-            call: (328.4, 25.7, 37.7),
-            layer: 129.9,
-            tables: [(13.7, 7.6, 7.6), (3.2, 7.4, 4.4), (1.7, 10.0, 1.3)],
-            pruned: (603.0, 1.4),
+            call: (311.9, 481.2, 564.5),
+            layer: 207.9,
+            tables: [(66.3, 15.1, 17.0), (33.8, 12.2, 9.2), (30.0, 10.8, 5.3)],
+            pruned: (856.5, 1.8),
         },
     ],
 };
 
 const CORTEX_M3: Costs = Costs {
     has_fpu: false,
-    call: 207.8,
-    hidden: 335.5,
-    output: 0.0,
-    layer: 51.9,
-    cubic: (1591.6, 526.6),
-    linear: (543.8, 268.6),
-    step: (234.3, 86.1),
-    residual: (58.4, 2303.4, 118.9),
-    look_up: 6.4,
+    call: 144.4,
+    hidden: 297.0,
+    output: 8.7,
+    layer: 93.0,
+    cubic: (1620.0, 517.5),
+    linear: (551.4, 265.8),
+    step: (242.1, 83.9),
+    residual: (60.7, 2277.9, 124.8),
+    look_up: 6.3,
     integers: [
         IntegerCosts {
             call: (264.9, 344.1, 353.9),
@@ -425,29 +434,56 @@ const CORTEX_M3: Costs = Costs {
     ],
 };
 
-const CORTEX_M0: Costs = Costs {
-    has_fpu: false,
-    call: 272.8,
-    hidden: 423.4,
-    output: 0.0,
-    layer: 28.4,
-    cubic: (2777.8, 901.5),
-    linear: (852.6, 459.8),
-    step: (363.2, 120.3),
-    residual: (53.1, 3955.1, 199.6),
-    look_up: 15.2,
+const CORTEX_M4F: Costs = Costs {
+    has_fpu: true,
+    call: 99.8,
+    hidden: 218.0,
+    output: 10.8,
+    layer: 84.4,
+    cubic: (0.0, 0.0),
+    linear: (0.0, 0.0),
+    step: (0.0, 0.0),
+    residual: (84.3, 107.1, 6.1),
+    look_up: 4.7,
     integers: [
         IntegerCosts {
-            call: (312.1, 480.7, 566.2),
-            layer: 214.5,
-            tables: [(65.5, 16.5, 14.5), (32.9, 12.5, 8.1), (29.2, 14.7, 2.4)],
-            pruned: (856.8, 2.4),
+            call: (327.3, 25.7, 37.7),
+            layer: 130.3,
+            tables: [(14.1, 7.1, 5.9), (3.7, 7.1, 3.5), (1.6, 9.7, 1.3)],
+            pruned: (606.2, 1.4),
         },
         IntegerCosts {
-            call: (311.9, 481.2, 564.5),
-            layer: 207.9,
-            tables: [(66.3, 15.1, 17.0), (33.8, 12.2, 9.2), (30.0, 10.8, 5.3)],
-            pruned: (856.5, 1.8),
+            call: (328.4, 25.7, 37.7),
+            layer: 129.9,
+            tables: [(13.7, 7.6, 7.6), (3.2, 7.4, 4.4), (1.7, 10.0, 1.3)],
+            pruned: (603.0, 1.4),
+        },
+    ],
+};
+
+const CORTEX_M33: Costs = Costs {
+    has_fpu: true,
+    call: 100.6,
+    hidden: 218.8,
+    output: 10.8,
+    layer: 84.1,
+    cubic: (0.0, 0.0),
+    linear: (0.0, 0.0),
+    step: (0.0, 0.0),
+    residual: (85.2, 100.1, 6.1),
+    look_up: 4.7,
+    integers: [
+        IntegerCosts {
+            call: (300.0, 25.3, 37.3),
+            layer: 278.1,
+            tables: [(56.9, 38.6, 36.8), (12.3, 38.5, 24.2), (13.2, 30.6, 12.8)],
+            pruned: (700.3, 4.6),
+        },
+        IntegerCosts {
+            call: (303.7, 25.3, 37.2),
+            layer: 276.1,
+            tables: [(58.2, 41.4, 35.9), (11.9, 41.3, 23.4), (13.3, 30.7, 12.7)],
+            pruned: (688.5, 4.9),
         },
     ],
 };

@@ -2,184 +2,41 @@
 //! more instructions, stack, flash and bytes of blob than `budgets.json` allows. `cargo budgets` records
 //! that file anew.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Mutex, OnceLock},
-};
+use std::{collections::BTreeMap, fs, sync::OnceLock};
 
-use firmware_example::stimulus::{Digest, ROWS, Stimulus};
 use kan_core::{
-    Model,
     blob::{Head, Scalar},
     kinds,
 };
-use kan_train_host::emulator::{Machine, QEMU, Size};
-use object::{Object, ObjectSymbol};
+use kan_train_host::{
+    benchmark::{self, Call, MACHINES, Measured, SMALL, SPEED, Scales},
+    emulator::{Firmware, Machine, Recipe},
+    evaluator::Evaluator,
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{blob::Random, device, integer};
 
-const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
 /// Where the limits are.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budgets.json");
 
-/// A machine for each core: M0, M3, M4F, M7, M33.
-const MACHINES: [Machine; 5] = [
-    Machine::Microbit,
-    Machine::Mps2An385,
-    Machine::Mps2An386,
-    Machine::Mps2An500,
-    Machine::Mps2An505,
-];
-
-/// Builds for one target at a time, as they share a folder.
-static BUILD: Mutex<()> = Mutex::new(());
-
-/// Builds a binary of the firmware and gives the image.
-fn build(machine: Machine, profile: &str, binary: &str, kinds: u16) -> PathBuf {
-    let _one_at_a_time = BUILD.lock();
-    build_for(machine, profile, binary, kinds, &[])
+/// Runs the bench firmware with a model.
+fn measure(firmware: &Firmware, blob: &[u8]) -> Measured {
+    benchmark::measure(firmware, blob).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The same with flags for the compiler, by one who holds the lock.
-fn build_for(machine: Machine, profile: &str, binary: &str, kinds: u16, flags: &[&str]) -> PathBuf {
-    // The others need no board, and are built without the crates of one.
-    let features = match binary {
-        "bench" => vec!["--features", machine.board().feature],
-        _ => Vec::new(),
-    };
-    let build = Command::new("cargo")
-        .current_dir(WORKSPACE)
-        .args(["build", "--quiet", "--profile", profile, "--bin", binary])
-        .args(["--package", "firmware-example"])
-        .args(features)
-        .args(["--target", machine.target()])
-        .args(["--message-format", "json-render-diagnostics"])
-        .args([
-            "--config",
-            &format!("target.{}.rustflags={flags:?}", machine.target()),
-        ])
-        .env("KAN_KINDS", kinds.to_string())
-        .env_remove("RUSTFLAGS")
-        .output()
-        .expect("cargo starts");
-    let said = String::from_utf8_lossy(&build.stderr);
-    assert!(build.status.success(), "{machine}: {said}");
-    let built = String::from_utf8_lossy(&build.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from));
-    built.expect("an executable")
+fn integers_of(measured: &Measured) -> Call {
+    measured.eval_q.expect("its tables are of integers")
 }
 
-/// What the bench firmware tells of `eval` or `eval_q`.
-#[derive(Clone, Copy, Debug)]
-struct Measured {
-    /// Instructions: least, median, most.
-    instructions: [u32; 3],
-    stack: u32,
-    digest: Digest,
-}
-
-/// Runs the bench firmware with a model, and gives what it tells of each call.
-fn run(machine: Machine, image: &Path, blob: &[u8]) -> BTreeMap<String, Measured> {
-    let bytes = fs::read(image).expect("the image is there");
-    let file = object::File::parse(&*bytes).expect("an ELF file");
-    let mut symbols = file.symbols();
-    let model = symbols.find(|symbol| symbol.name() == Ok("__model_start"));
-    let address = model.expect("the region MODEL").address();
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("model.kan"), blob).expect("it is written");
-    let mut qemu = Command::new(QEMU)
-        .current_dir(folder.path())
-        .args(machine.arguments())
-        .arg(image)
-        .arg("-device")
-        .arg(format!(
-            "loader,file=model.kan,addr={address:#x},force-raw=on"
-        ))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("QEMU starts");
-    let lines = std::io::BufReader::new(qemu.stdout.take().expect("it is piped"));
-    let mut of_calls = BTreeMap::new();
-    let (mut of_nothing, mut per_instruction) = (0, 1.0);
-    for line in std::io::BufRead::lines(lines) {
-        // The micro:bit's line begins with a byte that starts its UART.
-        let line = line.expect("text");
-        let line = line.trim_matches('\0');
-        let mut words = line.split_whitespace();
-        let name = words.next().unwrap_or_default();
-        let fields: BTreeMap<&str, &str> = words.filter_map(|word| word.split_once('=')).collect();
-        let number = |field: &str| fields[field].parse::<u32>().expect("a number");
-        // A difference is less than a tick away, and that less than half an instruction.
-        let whole = |ticks: u32| {
-            let ticks = f64::from(ticks) - f64::from(of_nothing);
-            (ticks / per_instruction).round() as u32
-        };
-        match name {
-            "counter" => {
-                // An instruction takes 128 ns: `-icount shift=7`. The AN505's clock is 20 MHz.
-                let clock = match machine {
-                    Machine::Mps2An505 => 20e6,
-                    _ => f64::from(number("ticks_per_second")),
-                };
-                per_instruction = 128e-9 * clock;
-                of_nothing = number("ticks_of_nothing");
-            }
-            "eval" | "eval_q" => {
-                let counts = ["least", "median", "most"].map(number);
-                let measured = Measured {
-                    instructions: counts.map(whole),
-                    stack: number("stack"),
-                    digest: Digest(u32::from_str_radix(fields["digest"], 16).expect("a digest")),
-                };
-                of_calls.insert(name.to_owned(), measured);
-            }
-            "end" => break,
-            _ => panic!("{machine} says: {line}"),
-        }
-    }
-    // Both fail only if it has ended already.
-    let _ = qemu.kill();
-    let _ = qemu.wait();
-    of_calls
-}
-
-/// The digests of `eval_q` and `eval` on the host.
-fn digests(blob: &[u8]) -> [Digest; 2] {
-    fn of<X, const I: usize, Y, const O: usize>(
-        row: impl Fn(&mut Stimulus, usize) -> [X; I],
-        call: impl Fn(&[X; I]) -> [Y; O],
-        bits: impl Fn(Y) -> u32,
-    ) -> Digest {
-        let (mut stimulus, mut digest) = (Stimulus::default(), Digest::default());
-        for k in 0..ROWS {
-            for y in call(&row(&mut stimulus, k)) {
-                digest.add(bits(y));
-            }
-        }
-        digest
-    }
-    let large = Model::<64, 10, 16, 4>::load(blob).expect("it is good");
-    let integers = match Model::<8, 8, 8, 2>::load(blob) {
-        Ok(small) => of(Stimulus::integers::<8>, |x| small.eval_q(x), |y| y as u32),
-        Err(_) => of(Stimulus::integers::<64>, |x| large.eval_q(x), |y| y as u32),
-    };
-    let floats = match Model::<8, 8, 8, 2>::load(blob) {
-        Ok(small) if !small.is_integer() => {
-            of(Stimulus::floats::<8>, |x| small.eval(x), f32::to_bits)
-        }
-        _ => of(Stimulus::floats::<64>, |x| large.eval(x), f32::to_bits),
-    };
-    [integers, floats]
+/// The digests are those of the host.
+fn assert_bits(measured: &Measured, blob: &[u8], what: &str) {
+    let evaluator = Evaluator::load(blob).expect("the blob is good");
+    let (floats, integers) = benchmark::digests(&evaluator).expect("it is within the capacity");
+    assert_eq!(measured.eval.digest, floats, "{what}: eval");
+    let of_device = measured.eval_q.map(|call| call.digest);
+    assert_eq!(of_device, integers, "{what}: eval_q");
 }
 
 /// A model to measure.
@@ -232,30 +89,36 @@ fn subjects() -> Vec<Subject> {
     subjects
 }
 
-/// What was measured, by machine and model, then by call.
-type Measurements = BTreeMap<(&'static str, String), BTreeMap<String, Measured>>;
+impl Subject {
+    /// The call that the limits are of.
+    fn call(&self, measured: &Measured) -> Call {
+        match self.integer {
+            true => integers_of(measured),
+            false => measured.eval,
+        }
+    }
+}
+
+/// What was measured, by machine and model.
+type Measurements = BTreeMap<(&'static str, String), Measured>;
 
 /// All models on all machines, measured once.
 fn measurements() -> &'static Measurements {
     static ALL: OnceLock<Measurements> = OnceLock::new();
     ALL.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let images = MACHINES.map(|(machine, _)| {
+            benchmark::firmware(machine, None, folder.path())
+                .unwrap_or_else(|error| panic!("{machine}: {error}"))
+        });
         let subjects = subjects();
-        let mut tasks = Vec::new();
-        for machine in MACHINES {
-            let image = build(machine, "firmware-speed", "bench", kinds::ALL);
-            tasks.extend(
-                subjects
-                    .iter()
-                    .map(|subject| (machine, image.clone(), subject)),
-            );
-        }
-        tasks
-            .into_par_iter()
-            .map(|(machine, image, subject)| {
-                let measured = run(machine, &image, &subject.blob);
-                ((machine.name(), subject.name.clone()), measured)
-            })
-            .collect()
+        let of_image = |image| subjects.par_iter().map(move |subject| (image, subject));
+        let tasks = images.par_iter().flat_map(of_image);
+        let measured = tasks.map(|(image, subject)| {
+            let name = (image.machine().name(), subject.name.clone());
+            (name, measure(image, &subject.blob))
+        });
+        measured.collect()
     })
 }
 
@@ -264,47 +127,42 @@ fn measurements() -> &'static Measurements {
 fn every_core_computes_the_bits_of_the_host() {
     let measured = measurements();
     for subject in subjects() {
-        let [integers, floats] = digests(&aligned(&subject.blob));
-        for machine in MACHINES {
-            let of_calls = &measured[&(machine.name(), subject.name.clone())];
+        for (machine, _) in MACHINES {
+            let of_model = &measured[&(machine.name(), subject.name.clone())];
             let what = format!("{machine}: {}", subject.name);
-            assert_eq!(of_calls["eval"].digest, floats, "{what}: eval");
-            if subject.integer {
-                assert_eq!(of_calls["eval_q"].digest, integers, "{what}: eval_q");
-            }
+            assert_bits(of_model, &subject.blob, &what);
         }
     }
-}
-
-fn aligned(bytes: &[u8]) -> crate::blob::Blob {
-    crate::blob::Blob::of(bytes)
 }
 
 /// A Cortex-M33 runs the kernels of the DSP extension where the build says that it has it.
 #[test]
 fn a_cortex_m33_with_dsp_computes_the_same_in_fewer_instructions() {
     let machine = Machine::Mps2An505;
+    let recipe = Recipe {
+        binary: "bench",
+        profile: SPEED,
+        target: machine.target(),
+        features: &[machine.board().feature],
+        environment: &[(
+            "CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_RUSTFLAGS",
+            "-Ctarget-cpu=cortex-m33",
+        )],
+    };
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let image = folder.path().join("bench");
-    {
-        let _one_at_a_time = BUILD.lock();
-        let flags = ["-Ctarget-cpu=cortex-m33"];
-        let built = build_for(machine, "firmware-speed", "bench", kinds::ALL, &flags);
-        fs::copy(built, &image).expect("it is copied");
-    }
-    let subjects = subjects();
-    subjects.par_iter().for_each(|subject| {
+    let path = folder.path().join("bench");
+    let image = recipe.build().unwrap_or_else(|error| panic!("{error}"));
+    fs::write(&path, image).expect("it is written");
+    let image = Firmware::open(machine, &path).expect("it is an image");
+    subjects().par_iter().for_each(|subject| {
         let name = &subject.name;
-        let [integers, floats] = digests(&aligned(&subject.blob));
-        let of_calls = run(machine, &image, &subject.blob);
-        assert_eq!(of_calls["eval"].digest, floats, "{name}: eval");
+        let measured = measure(&image, &subject.blob);
+        assert_bits(&measured, &subject.blob, name);
         if subject.integer {
-            let call = of_calls["eval_q"];
-            assert_eq!(call.digest, integers, "{name}: eval_q");
-            let [least, _, most] = call.instructions;
-            assert_eq!(least, most, "{name}");
-            let without = measurements()[&(machine.name(), name.clone())]["eval_q"];
-            assert!(most < without.instructions[0], "{name}: {most}");
+            let with = integers_of(&measured).instructions;
+            assert_eq!(with.min, with.max, "{name}");
+            let without = integers_of(&measurements()[&(machine.name(), name.clone())]);
+            assert!(with.max < without.instructions.min, "{name}: {}", with.max);
         }
     });
 }
@@ -315,17 +173,12 @@ fn a_cortex_m33_with_dsp_computes_the_same_in_fewer_instructions() {
 fn every_input_takes_the_same_instructions() {
     let measured = measurements();
     for subject in subjects() {
-        for machine in MACHINES {
-            let of_calls = &measured[&(machine.name(), subject.name.clone())];
+        for (machine, _) in MACHINES {
+            let of_model = &measured[&(machine.name(), subject.name.clone())];
             let has_fpu = !matches!(machine, Machine::Microbit | Machine::Mps2An385);
-            let constant: &[&str] = match subject.integer {
-                true => &["eval_q"],
-                false if has_fpu && !subject.residual => &["eval"],
-                false => &[],
-            };
-            for call in constant {
-                let [least, _, most] = of_calls[*call].instructions;
-                assert_eq!(least, most, "{machine}: {}: {call}", subject.name);
+            if subject.integer || has_fpu && !subject.residual {
+                let count = subject.call(of_model).instructions;
+                assert_eq!(count.min, count.max, "{machine}: {}", subject.name);
             }
         }
     }
@@ -345,11 +198,13 @@ fn cost_is_linear_in_edges_and_constant_in_intervals() {
     let shapes = [(16, 8), (32, 8), (64, 8), (16, 2), (16, 32), (16, 128)];
     println!("| machine | edges | intervals | cubic `i16` | linear | step |");
     println!("|---|---|---|---|---|---|");
+    let folder = tempfile::tempdir().expect("a temporary folder");
     for machine in [Machine::Mps2An386, Machine::Microbit] {
-        let image = build(machine, "firmware-speed", "bench", kinds::ALL);
+        let image = benchmark::firmware(machine, None, folder.path());
+        let image = image.unwrap_or_else(|error| panic!("{machine}: {error}"));
         let counts = shapes.map(|(inputs, intervals)| {
             let counts = models(inputs, intervals)
-                .map(|blob| run(machine, &image, &blob)["eval_q"].instructions[2]);
+                .map(|blob| integers_of(&measure(&image, &blob)).instructions.max);
             let [cubic, linear, step] = counts;
             let edges = 8 * inputs;
             println!("| {machine} | {edges} | {intervals} | {cubic} | {linear} | {step} |");
@@ -390,12 +245,12 @@ impl Budgets {
     fn measure() -> Self {
         let mut budgets = Self::default();
         for subject in subjects() {
-            let call = if subject.integer { "eval_q" } else { "eval" };
-            for machine in MACHINES {
-                let measured = measurements()[&(machine.name(), subject.name.clone())][call];
+            for (machine, _) in MACHINES {
+                let measured = &measurements()[&(machine.name(), subject.name.clone())];
+                let call = subject.call(measured);
                 let limits = Limits {
-                    instructions: measured.instructions[2],
-                    stack: measured.stack,
+                    instructions: call.instructions.max,
+                    stack: call.stack,
                     blob: subject.blob.len(),
                 };
                 let of_machine = budgets.models.entry(machine.name().into()).or_default();
@@ -408,17 +263,19 @@ impl Budgets {
             ("cubic f32", kinds::CUBIC_F32),
             ("all", kinds::ALL),
         ];
-        // The M7 is of the M4F's target.
-        for machine in MACHINES.into_iter().filter(|&m| m != Machine::Mps2An500) {
-            let flash = |binary, kinds| {
-                let image = build(machine, "firmware", binary, kinds);
-                Size::of(&image).expect("an image").flash()
-            };
-            let without = flash("baseline", kinds::ALL);
-            let of_target = budgets.flash.entry(machine.target().into()).or_default();
-            for (name, kinds) in sets {
-                of_target.insert(name.into(), flash("minimal", kinds) - without);
+        for (machine, _) in MACHINES {
+            let target = machine.target();
+            // The M7 is of the M4F's target.
+            if budgets.flash.contains_key(target) {
+                continue;
             }
+            let scales = Scales::tared(target, SMALL).unwrap_or_else(|error| panic!("{error}"));
+            let sizes = sets.map(|(name, kinds)| {
+                let size = scales.kan_core(kinds);
+                let size = size.unwrap_or_else(|error| panic!("{target}: {name}: {error}"));
+                (name.to_owned(), size.flash())
+            });
+            budgets.flash.insert(target.to_owned(), sizes.into());
         }
         budgets
     }

@@ -3,23 +3,15 @@
 use std::fmt::Write as _;
 
 use kan_core::blob::{Head, Scalar};
-use kan_train_host::emulator::{Firmware, Machine};
-use kan_train_host::evaluator::Evaluator;
+use kan_train_host::benchmark::MACHINES;
+use kan_train_host::emulator::Firmware;
+use kan_train_host::evaluator::{self, Evaluator};
 use rayon::prelude::*;
 
 use crate::blob::Random;
 use crate::device::{Blob, KINDS, Numbers, built, cost};
 use crate::integer;
 use crate::levenberg::least_squares;
-
-/// A machine for each core, and its name.
-const CORES: [(Machine, &str); 5] = [
-    (Machine::Microbit, "M0"),
-    (Machine::Mps2An385, "M3"),
-    (Machine::Mps2An386, "M4F"),
-    (Machine::Mps2An500, "M7"),
-    (Machine::Mps2An505, "M33"),
-];
 
 /// Nodes by layer, and whether a third of the edges is missing.
 const SHAPES: [(&[usize], bool); 13] = [
@@ -138,25 +130,35 @@ fn kind(degree: u8) -> usize {
     }
 }
 
-/// How often a model of floats has each of `evaluator::Costs`, in that order.
-fn terms_of_floats(evaluator: &Evaluator) -> Vec<f64> {
-    let mut terms = vec![0.0; 12];
+/// How often a model of floats has each of `evaluator::Costs`, in that order, and the instructions that
+/// are counted.
+fn terms_of_floats(evaluator: &Evaluator, has_fpu: bool) -> (Vec<f64>, f64) {
+    let (mut terms, mut counted) = (vec![0.0; 14], 0.0);
+    let model = evaluator.model();
     terms[0] = 1.0;
-    for tables in evaluator.model().tables() {
+    terms[1] = f64::from(u8::from(model.layers() > 1));
+    terms[2] = model.outputs() as f64;
+    for tables in model.tables() {
         let (inputs, edges) = (tables.inputs as f64, tables.edges as f64);
-        let kind = kind(tables.degree);
-        terms[1] += 1.0;
-        terms[2 + 2 * kind] += inputs;
-        terms[3 + 2 * kind] += edges;
-        if tables.residual {
-            terms[8] += 1.0;
-            terms[9] += inputs;
-            terms[10] += edges;
+        terms[3] += 1.0;
+        if has_fpu {
+            counted += evaluator::of_fpu(&tables) as f64;
+        } else {
+            let kind = kind(tables.degree);
+            terms[4 + 2 * kind] += inputs;
+            terms[5 + 2 * kind] += edges;
         }
-        let pruned = inputs * tables.outputs as f64 - edges;
-        terms[11] += edges * (pruned / inputs).min(1.0);
+        if tables.residual {
+            terms[10] += 1.0;
+            terms[11] += inputs;
+            terms[12] += edges;
+        }
+        if tables.residual || !has_fpu {
+            let pruned = inputs * tables.outputs as f64 - edges;
+            terms[13] += edges * (pruned / inputs).min(1.0);
+        }
     }
-    terms
+    (terms, counted)
 }
 
 /// How often a model of integers has a call and a layer; then a node, a block and an edge by degree;
@@ -184,7 +186,8 @@ fn terms_of_integers(evaluator: &Evaluator) -> (Vec<f64>, Vec<f64>) {
 /// errors relative to that are the least. None of the constants but the first `free` is negative.
 fn fit(observations: &[(Vec<f64>, f64, f64)], free: usize) -> Vec<f64> {
     let count = observations[0].0.len();
-    let mut kept: Vec<usize> = (0..count).collect();
+    let occurs = |k: &usize| observations.iter().any(|(terms, ..)| terms[*k] != 0.0);
+    let mut kept: Vec<usize> = (0..count).filter(occurs).collect();
     loop {
         let row =
             |(terms, _, of): &(Vec<f64>, f64, f64)| kept.iter().map(|&k| terms[k] / of).collect();
@@ -211,23 +214,24 @@ fn dot(terms: &[f64], constants: &[f64]) -> f64 {
 }
 
 /// `evaluator::Costs` but for integers, as Rust.
-fn floats_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
+fn floats_in_rust(subjects: &[Subject], counts: &[Count], has_fpu: bool) -> String {
     let observe = |(subject, count): (&Subject, &Count)| {
         let count = f64::from(count.floats);
-        (terms_of_floats(&subject.evaluator), count, count)
+        let (terms, counted) = terms_of_floats(&subject.evaluator, has_fpu);
+        (terms, count - counted, count)
     };
     let observations: Vec<_> = subjects.iter().zip(counts).map(observe).collect();
     let c = fit(&observations, 0);
-    let mut text = format!("    call: {:.1},\n    layer: {:.1},\n", c[0], c[1]);
-    for (name, k) in [("cubic", 2), ("linear", 4), ("step", 6)] {
+    let mut text = format!("    has_fpu: {has_fpu},\n");
+    for (k, name) in ["call", "hidden", "output", "layer"].iter().enumerate() {
+        let _ = writeln!(text, "    {name}: {:.1},", c[k]);
+    }
+    for (name, k) in [("cubic", 4), ("linear", 6), ("step", 8)] {
         let _ = writeln!(text, "    {name}: ({:.1}, {:.1}),", c[k], c[k + 1]);
     }
-    let _ = writeln!(
-        text,
-        "    residual: ({:.1}, {:.1}, {:.1}),",
-        c[8], c[9], c[10]
-    );
-    text + &format!("    look_up: {:.1},", c[11])
+    let [layer, node, edge] = [c[10], c[11], c[12]];
+    let _ = writeln!(text, "    residual: ({layer:.1}, {node:.1}, {edge:.1}),");
+    text + &format!("    look_up: {:.1},", c[13])
 }
 
 /// `evaluator::IntegerCosts` as Rust: first what integers take alone, in layers with all edges; then what
@@ -276,7 +280,7 @@ fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
 /// constants of the estimates as `evaluator.rs` has them, fitted to these counts.
 #[test]
 fn instructions_are_as_estimated() {
-    let images = CORES.map(|(machine, _)| built(machine));
+    let images = MACHINES.map(|(machine, _)| built(machine));
     let groups = subjects();
     let counts = groups.each_ref().map(|subjects| {
         let of_subject = |subject| {
@@ -287,10 +291,8 @@ fn instructions_are_as_estimated() {
         subjects.par_iter().map(of_subject).collect::<Vec<_>>()
     });
 
-    println!(
-        "| tables | shape | edges | M0 | estimate | M3 | estimate | M4F | estimate | M7 | M33 |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("| tables | shape | edges | M0 | | M3 | | M4F | | M33 | | M7 |");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut far = Vec::new();
     for (subject, counts) in groups.iter().flatten().zip(counts.iter().flatten()) {
         let (kind, widths) = (&subject.kind, subject.widths);
@@ -299,10 +301,11 @@ fn instructions_are_as_estimated() {
             estimates.cortex_m0,
             estimates.cortex_m3,
             estimates.cortex_m4f,
+            estimates.cortex_m33,
         ];
+        let [m0, m3, m4f, m7, m33] = counts.map(|count| count.floats);
         let mut cells = String::new();
-        for (count, estimate) in counts.iter().zip(estimates) {
-            let count = count.floats;
+        for (count, estimate) in [m0, m3, m4f, m33].into_iter().zip(estimates) {
             let off = estimate as f64 / f64::from(count) - 1.0;
             let _ = write!(cells, " {count} | {:+.1} % |", 100.0 * off);
             let most = match (subject.evaluator.bits(), subject.sparse) {
@@ -313,17 +316,19 @@ fn instructions_are_as_estimated() {
             let what = format!("{kind} {widths:?}: {count}, estimated {estimate}");
             far.push((off.abs() < most, what));
         }
-        let [.., m7, m33] = counts.map(|count| count.floats);
         let edges = subject.evaluator.model().edges();
-        println!("| {kind} | {widths:?} | {edges} |{cells} {m7} | {m33} |");
+        println!("| {kind} | {widths:?} | {edges} |{cells} {m7} |");
     }
-    for (k, (_, core)) in CORES.iter().enumerate() {
+    // An M7 is like an M4F.
+    let classes = MACHINES.iter().enumerate().filter(|(_, of)| of.1 != "M7");
+    for (k, (_, core)) in classes {
         let counts = counts.each_ref().map(|counts| {
             let of_core = counts.iter().map(|counts| counts[k]);
             of_core.collect::<Vec<Count>>()
         });
+        let has_fpu = !matches!(*core, "M0" | "M3");
         println!("\nconst CORTEX_{core}: Costs = Costs {{");
-        println!("{}", floats_in_rust(&groups[0], &counts[0]));
+        println!("{}", floats_in_rust(&groups[0], &counts[0], has_fpu));
         println!("    integers: [");
         println!("{}", integers_in_rust(&groups[1], &counts[1]));
         println!("{}", integers_in_rust(&groups[2], &counts[2]));

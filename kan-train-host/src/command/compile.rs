@@ -41,7 +41,7 @@ pub struct Args {
     /// The blob may not be larger
     #[arg(long, value_name = "BYTES")]
     max_flash: Option<usize>,
-    /// One inference may take no more instructions, by estimate; CORE is m0, m3 or m4f [default: m4f]
+    /// One inference may take no more instructions, by estimate; CORE is m0, m3, m4f or m33 [default: m4f]
     #[arg(long, value_name = "N[@CORE]", value_parser = limit, allow_hyphen_values = true)]
     max_instructions: Option<(u64, Core)>,
     /// Where to write it [default: model.kan in RUN]
@@ -56,7 +56,7 @@ fn limit(text: &str) -> Result<(u64, Core), String> {
     let core = Core::from_str(core, true).ok();
     number
         .zip(core)
-        .ok_or_else(|| "it is N or N@CORE: a number of instructions, and m0, m3 or m4f".into())
+        .ok_or_else(|| "it is N or N@CORE: a number of instructions, and m0, m3, m4f or m33".into())
 }
 
 /// Tables that were tried because of a limit.
@@ -114,8 +114,9 @@ impl Alternative {
             .fold(0.0, f64::max);
         let score = self.score.as_ref().map_or(String::new(), in_words);
         console.say(format_args!(
-            "{mark} {kind:10} {bytes:8} {:8} {:8} {:8}  {:>10}  {score}",
+            "{mark} {kind:10} {bytes:8} {:8} {:8} {:8} {:8}  {:>10}  {score}",
             cost.cortex_m4f,
+            cost.cortex_m33,
             cost.cortex_m3,
             cost.cortex_m0,
             figures(deviation),
@@ -153,7 +154,7 @@ fn choose(
         let nearest = faults.min_by_key(needs);
         return Err(nearest.map_or_else(|| Failure::new("no kind of tables fits"), Failure::from));
     };
-    console.say("  tables        bytes      M4F       M3       M0   RMS from network");
+    console.say("  tables        bytes      M4F      M33       M3       M0   RMS from network");
     for alternative in &mut alternatives {
         let kind = Kind {
             tables: alternative.tables,

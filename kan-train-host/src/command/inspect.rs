@@ -17,8 +17,9 @@ use super::{Failure, one_line};
 Example: kan inspect airfoil/model.kan
 
 Instructions are an estimate for one inference by the firmware of `kan eval --on qemu`, which counts
-them exactly: on an M4F (or an M33 or M7 with an FPU), an M3 (or others without) and an M0 (or M0+). RAM is that of the printed type on a 32-bit target: the struct, and the sums on the
-stack.")]
+them exactly: on an M4F (or an M7 with an FPU), an M33 with an FPU (built without flags, so without its
+DSP extension), an M3 (or others without an FPU) and an M0 (or M0+). RAM is that of the printed type on a
+32-bit target: the struct, and the sums on the stack.")]
 pub struct Args {
     /// A blob, or the run folder of one
     #[arg(value_name = "FILE.kan")]
@@ -116,8 +117,9 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         description.ram_bytes
     ));
     console.say(format_args!(
-        "instructions  about {} on a Cortex-M4F, {} on an M3, {} on an M0",
+        "instructions  about {} on a Cortex-M4F, {} on an M33, {} on an M3, {} on an M0",
         description.instructions.cortex_m4f,
+        description.instructions.cortex_m33,
         description.instructions.cortex_m3,
         description.instructions.cortex_m0
     ));

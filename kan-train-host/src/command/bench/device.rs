@@ -540,7 +540,7 @@ impl Bench<'_> {
                     None => Scales::tared(target, profile)?,
                 };
                 scales = Some(tared);
-                let bytes = tared.kan_core(kind)?.flash();
+                let bytes = tared.kan_core(benchmark::only(kind))?.flash();
                 self.texts.borrow_mut().push((target, profile, kind, bytes));
             }
             texts.push(known(kind).unwrap_or_default());
