@@ -142,7 +142,11 @@ impl<'a> Model<'a> {
         for (g, q) in gradient.iter_mut().zip(form.gradient(start)) {
             *g += q;
         }
-        let projected = network.layers.len() > 1 && matches!(samples.target, Target::Values(_));
+        // Under a sparsity penalty the last layer would settle, at every step, on the edges that are
+        // large so far.
+        let projected = network.layers.len() > 1
+            && matches!(samples.target, Target::Values(_))
+            && !form.is_sparse();
         Self {
             form,
             penalty,

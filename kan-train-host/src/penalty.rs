@@ -168,6 +168,11 @@ impl PenaltyForm {
         self.roughness += more;
     }
 
+    /// Whether it weighs the magnitudes of edges.
+    pub fn is_sparse(&self) -> bool {
+        self.edges.iter().any(|edge| edge.sparsity > 0.0)
+    }
+
     /// The part of the last layer, for a network that is nothing else.
     pub fn last_layer(&self) -> Self {
         let of_last = || self.edges.iter().filter(|edge| !edge.relative);
