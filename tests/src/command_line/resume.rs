@@ -15,7 +15,7 @@ use super::{Desk, has_keys, number, numbers, table};
 
 /// A table of y = sin 4|(a, b)| + ab and some noise: more than a few hidden nodes can tell, and so
 /// noisy that the mean of several networks is better than one. The values of a and b crowd about 0.
-fn noisy(rows: usize) -> String {
+pub(super) fn noisy(rows: usize) -> String {
     let mut number = numbers();
     let mut text = String::from("a,b,y\n");
     for _ in 0..rows {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::resume::noisy;
 use super::{Desk, cells, has_keys, number, numbers, table};
 use crate::idx;
 
@@ -585,7 +586,8 @@ fn a_folder_that_cannot_be_written_is_found_out_first() {
 #[test]
 fn an_interrupt_leaves_the_last_checkpoint() {
     let desk = Desk::new();
-    desk.file("xy.csv", table(300));
+    // With noise, which no number of steps learns.
+    desk.file("xy.csv", noisy(300));
     // A moment for the first grid, minutes for the last.
     let train = "train xy.csv --target y --width 2,5,5,1 --steps 40 --no-prune --out run --grid";
     let interrupt = |options: &str, ready: &dyn Fn(&[u8]) -> bool| {
