@@ -18,7 +18,8 @@ const LARGEST_CHANGE: f64 = 0.3;
 const NARROW: f64 = 0.3;
 
 /// Gives every edge the smoothest course that keeps its values at the samples of its node: of all
-/// splines c′ that minimises E(φ′ − φ)² + ε·(range^(2k+1)·Σ(jump of φ⁽ᵏ⁾)²/w + range³·∫(φ″)²/`NARROW`^(2k−2)),
+/// splines c′ that minimises
+/// E(φ′ − φ)² + ε·(range^(2k+1)·Σ(jump of φ⁽ᵏ⁾)²/w + range³·∫(φ″)²/`NARROW`^(2k−2)),
 /// ε so small that E(φ′ − φ)² stays below `TOLERANCE`² of the loss. The network stays as it was if its
 /// loss would grow by more, and where its error is noise.
 pub fn bridge(network: &mut Network, samples: &Samples) {

@@ -77,8 +77,8 @@ pub fn blend(column: &[f64]) -> f64 {
 }
 
 /// Lets the grid of every hidden node that has outgrown its values, or spares less than half its
-/// margin beside them (which depends on the loss), follow their range, and brings nodes whose range is far from 2 back to it. Input grids stay. Whether anything
-/// changed.
+/// margin beside them (which depends on the loss), follow their range, and brings nodes whose range is
+/// far from 2 back to it. Input grids stay. Whether anything changed.
 pub fn follow(network: &mut Network, samples: &Samples, loss: f64) -> bool {
     if network.layers.len() < 2 {
         return false;

@@ -3,7 +3,8 @@
 //! Each step solves (JᵀWJ/N + Q + μI)·δ = −(gradient + Q·c), by Cholesky factorisation while that
 //! is affordable, else by conjugate gradients on products with the matrix, which is then never
 //! formed. A step counts only if it lowers the objective; μ follows the ratio of actual to
-//! predicted decrease (Nielsen's rule).
+//! predicted decrease (Nielsen's rule; the actual one after the projection that follows, so that
+//! steps that it helps are trusted more).
 //!
 //! A squared error is quadratic in the parameters of the last layer. Each step is therefore judged
 //! after variable projection: the last layer first takes the parameters that are best for the values

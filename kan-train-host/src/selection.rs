@@ -302,8 +302,8 @@ fn decide(
 }
 
 /// Breiman's rule: of the candidates within one standard error of the best, the simplest comes
-/// first: the fewest parameters, then the fewest epochs or the smoothest edges. On few rows, log-losses that differ by
-/// less say nothing.
+/// first: the fewest parameters, then the fewest epochs or the smoothest edges. On few rows,
+/// log-losses that differ by less say nothing.
 fn prefer_simple(candidates: &mut [Candidate]) {
     let best = &candidates[0].tried;
     let limit = best.loss + best.standard_error;
