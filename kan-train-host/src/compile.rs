@@ -76,8 +76,10 @@ pub struct Compiled {
     /// For each network output, in its own unit, the root mean square of device − network on the
     /// rows.
     pub rms_deviation: Vec<f64>,
+    /// The largest of them as a part of its output's scale.
+    pub deviation: f64,
     /// Whether that is within the stated tolerance or, where none was stated, a tenth of the
-    /// network's own error.
+    /// network's own error (with 8 bits a sixth).
     pub within_tolerance: bool,
     /// Table intervals by layer and input node; 0 where no edge leaves.
     pub intervals: Vec<Vec<usize>>,
@@ -142,8 +144,12 @@ pub enum CompileError {
 
 /// So many rows tell how far tables are from their network.
 const ENOUGH_ROWS: usize = 1000;
-/// The part beyond which that is worth a warning: it makes an error larger by half a per cent.
+/// The part of the network's error beyond which a deviation is worth a warning: it makes the error larger
+/// by half a per cent (a sixth, which tables of 8 bits aim at, by 1.4).
 const NOTICEABLE: f64 = 1.0 / 10.0;
+
+/// Where no tables are near enough, those so many times as far as the nearest are taken for being smaller.
+const NEARLY: f64 = 1.2;
 
 /// Compiles a network to a blob that is as small as it can be for the tolerance.
 ///
@@ -163,7 +169,8 @@ pub fn compile(
     let wanted = options
         .tolerance
         .unwrap_or((own * options.kind.wanted()).max(least));
-    let noticeable = options.tolerance.unwrap_or(own * NOTICEABLE);
+    let noticeable = own * options.kind.wanted().max(NOTICEABLE);
+    let noticeable = options.tolerance.unwrap_or(noticeable);
     let mut compiler = Compiler::new(predictor, name, options.kind, rows)?;
     let mut scale = compiler.coarsest_within(wanted)?;
     let mut draft = compiler.draft(scale)?;
@@ -212,6 +219,7 @@ pub fn compile(
         .map(|(part, output)| part * output.scale.abs())
         .collect();
     Ok(Compiled {
+        deviation: draft.worst(),
         within_tolerance: draft.worst() <= noticeable,
         bytes: draft.bytes,
         kind: options.kind,
@@ -226,11 +234,10 @@ pub fn compile(
 /// instructions on `core`, then of fewest bytes; if none is near enough, the nearest.
 pub fn best<'c>(tables: impl Iterator<Item = &'c Compiled>, core: Core) -> Option<&'c Compiled> {
     let worth = |tables: &Compiled| {
-        let deviation = tables.rms_deviation.iter().copied().fold(0.0, f64::max);
         let far = if tables.within_tolerance {
             0.0
         } else {
-            deviation
+            tables.deviation
         };
         (far, tables.instructions.on(core), tables.bytes.len())
     };
@@ -252,7 +259,8 @@ struct Compiler<'a> {
     /// Inputs to measure on, and the network's outputs for them.
     rows: Vec<f64>,
     truth: Vec<f64>,
-    /// What all nodes are on the rows, for tables of so few bits that it matters.
+    /// What all nodes are on the rows, and with bits to spare all over the domain: where tables of
+    /// integers are to be nearest to the network.
     values: Option<integer::Rows>,
     /// The tables tried so far, by layer, input node and number of intervals.
     tried: Vec<Vec<BTreeMap<usize, Fitted>>>,
@@ -301,7 +309,14 @@ impl<'a> Compiler<'a> {
             kind,
             gain: gains(predictor, &rows),
             truth: predictor.eval(&rows),
-            values: (kind.bits == 8).then(|| values_of_nodes(predictor, &rows)),
+            values: kind.is_integer().then(|| {
+                let mut rows = rows.clone();
+                if kind.bits == 16 {
+                    // Bits enough for what happens anywhere in the domain.
+                    rows.extend(sample(predictor, &[]));
+                }
+                values_of_nodes(predictor, &rows)
+            }),
             layers,
             rows,
             tried,
@@ -309,17 +324,20 @@ impl<'a> Compiler<'a> {
     }
 
     /// The scale of the edges' shares, as a part of the outputs' scales, that gives the coarsest
-    /// tables within `wanted` of the network; the finest that are of use, if none are.
+    /// tables within `wanted` of the network; if none are, the coarsest that are nearly as near as any.
     fn coarsest_within(&mut self, wanted: f64) -> Result<f64, CompileError> {
         // The shares are bounds of errors that on the rows are less: so begin above.
         let mut scale = 16.0 * wanted;
         let mut worst = self.draft(scale)?.worst();
         let mut coarse = None;
+        let mut missed: Vec<(f64, f64)> = Vec::new();
         let mut best = (worst, scale);
         while worst > wanted {
             if scale < best.1 / 16.0 {
-                return Ok(best.1);
+                let nearly = |(worst, _): &&(f64, f64)| *worst <= NEARLY * best.0;
+                return Ok(missed.iter().find(nearly).map_or(best.1, |found| found.1));
             }
+            missed.push((worst, scale));
             coarse = Some(scale);
             scale *= 0.5;
             worst = self.draft(scale)?.worst();
@@ -473,7 +491,11 @@ impl<'a> Compiler<'a> {
                 squares[j] += ((f64::from(device[j]) - truth[j]) / output.scale).powi(2);
             }
         }
-        let mean = |square: f64| (square / rows.max(1) as f64).sqrt();
+        // Without a row in the domain nothing speaks for the tables.
+        let mean = |square: f64| match rows {
+            0 => f64::INFINITY,
+            _ => (square / rows as f64).sqrt(),
+        };
         Ok(squares.into_iter().map(mean).collect())
     }
 
@@ -589,7 +611,7 @@ fn ranges_of_nodes(predictor: &Predictor, kind: Kind, rows: &[f64]) -> Vec<Vec<(
     let network = &predictor.network;
     let maps: Vec<(f64, f64)> = predictor.inputs.iter().map(|r| r.to_unit()).collect();
     let mut rng = Pcg64Mcg::seed_from_u64(1);
-    let end = 1.0 + 2.0 * kind.tables.input_margin();
+    let end = 1.0 + 2.0 * kind.input_margin();
     let given = rows.chunks_exact(maps.len()).map(|row| {
         let scaled = row.iter().zip(&maps).map(|(x, (a, b))| a * x + b);
         scaled.collect::<Vec<f64>>()

@@ -145,16 +145,24 @@ impl Functions<'_> {
                 .map(|&c| c as f32)
                 .collect();
             let coef = wide(&rounded);
-            let distance = breaks
-                .windows(2)
-                .flat_map(|pair| within(pair[0], pair[1]))
-                .filter(|x| !kind.is_integer() || self.weight(i, *x) == 1.0)
-                .map(|x| (function(j, edge, x) - spline.eval(&coef, x)).abs());
+            let samples = breaks.windows(2).flat_map(|pair| within(pair[0], pair[1]));
             fitted.distance.push(if kind.is_integer() {
-                let (sum, count) = distance.fold((0.0, 0.0), |(s, n), d| (s + d * d, n + 1.0));
+                // Position and weights are rounded, which blurs the input.
+                let blur = (grid.at(1.0) - grid.at(0.0)) / integer::POSITIONS;
+                let (sum, count) = samples
+                    .filter(|x| self.weight(i, *x) == 1.0)
+                    .map(|x| {
+                        let (value, slope) = self.edge(i, j, edge, x, with_base);
+                        (value - spline.eval(&coef, x)).powi(2) + (slope * blur).powi(2)
+                    })
+                    .fold((0.0, 0.0), |(sum, count), square| {
+                        (sum + square, count + 1.0)
+                    });
                 f64::sqrt(sum / f64::max(count, 1.0))
             } else {
-                distance.fold(0.0, f64::max)
+                samples
+                    .map(|x| (function(j, edge, x) - spline.eval(&coef, x)).abs())
+                    .fold(0.0, f64::max)
             });
             fitted.coefficients.push(rounded);
         }

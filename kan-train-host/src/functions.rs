@@ -12,8 +12,6 @@ pub(crate) const ROUNDING: f64 = 0.5 * f32::EPSILON as f64;
 const OVERHANG: f64 = 0.03;
 /// How many times what samples reach is still worth a table of all that bounds allow.
 const WORTH_COVERING: f64 = 2.0;
-/// Units in which integers tell inputs apart, as a part of their range: less than this.
-pub(crate) const INPUT_RESOLUTION: f64 = 1.0 / (1 << 21) as f64;
 /// The least width of a range, the largest distance from 0, and their least ratio, for grids of
 /// 4096 intervals in `f32` and `f64`.
 pub(crate) const MEASURABLE: (f64, f64, f64) = (1e-30, 1e30, 1e-9);
@@ -23,6 +21,16 @@ pub(crate) fn is_measurable(lo: f64, hi: f64) -> bool {
     let size = lo.abs().max(hi.abs());
     let (least, most, part) = MEASURABLE;
     hi - lo >= least.max(part * size) && size <= most
+}
+
+/// The power of two in which integers count an input: it tells 2²² to 2²³ numbers in its range apart,
+/// or fewer where the range is so far from 0 that they would not fit 30 bits. A device that gets the
+/// input as `f32` does not tell more apart there either.
+pub(crate) fn input_unit((lo, hi): (f64, f64)) -> f64 {
+    let width = (hi - lo).clamp(1e-30, 1e31);
+    let size = lo.abs().max(hi.abs());
+    let (fine, coarse) = (width.log2().floor() - 22.0, size.log2().ceil() - 29.0);
+    fine.max(coarse).exp2()
 }
 
 /// The edge functions of one layer in the units of the device, with what is known about them.
@@ -138,7 +146,7 @@ impl<'a> Functions<'a> {
                     .enumerate()
                     .map(|(i, &(lo, hi))| {
                         let range = predictor.inputs[i];
-                        let beyond = tables.input_margin() * (range.hi - range.lo);
+                        let beyond = kind.input_margin() * (range.hi - range.lo);
                         // A margin is as wide on both sides. What f32 makes of the ends lies inside.
                         let beyond = (lo - range.lo).max(range.hi - hi).max(0.0) + beyond;
                         let slack = 16.0 * ROUNDING * (lo.abs() + hi.abs());
@@ -152,7 +160,7 @@ impl<'a> Functions<'a> {
                     if l == 0 {
                         *domain = reach[i];
                         // A table may begin and end at a knot a little beyond.
-                        let slack = (OVERHANG + INPUT_RESOLUTION) * (domain.1 - domain.0);
+                        let slack = OVERHANG * (domain.1 - domain.0) + 2.0 * input_unit(*domain);
                         reach[i] = (domain.0 - slack, domain.1 + slack);
                         continue;
                     }

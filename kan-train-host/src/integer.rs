@@ -12,11 +12,13 @@
 use kan_core::blob::{ALL_NODES, Aligned, IntegerNode, LayerMessage};
 use rayon::prelude::*;
 
-use crate::functions::{Extent, Functions, ROUNDING, sorted, within};
+use crate::functions::{Extent, Functions, ROUNDING, input_unit, sorted, within};
 use crate::kinds::Kind;
 use crate::network::Edge;
 use crate::spline::{Fit, Grid};
 
+/// The positions in an interval that a device tells apart.
+pub(crate) const POSITIONS: f64 = 32_768.0;
 /// Rows of coefficients that a layer may have.
 const MOST_ROWS: usize = 131_071;
 /// The largest sum that is aimed at: some rounding below what 32 bits hold.
@@ -127,6 +129,10 @@ pub(crate) struct Table {
     shifted: Vec<f64>,
     /// Coefficients before any rounding, in the network's units.
     fitted: Vec<Option<Vec<f64>>>,
+    /// What the sums start with, before any rounding, in the network's units.
+    starts: Vec<f64>,
+    /// The smallest units that the grids of the nodes that they become can have; of outputs 0.
+    finest: Vec<f64>,
     /// Whether the sums are outputs.
     is_last: bool,
 }
@@ -156,7 +162,10 @@ pub(crate) fn tables(
             None => functions
                 .domain
                 .iter()
-                .map(|&range| fixed_point(range))
+                .map(|&range| Scale {
+                    unit: input_unit(range),
+                    zero: 0.0,
+                })
                 .collect(),
             Some(before) => before.sums.clone(),
         };
@@ -183,15 +192,6 @@ pub(crate) fn tables(
         tables.push(table);
     }
     tables
-}
-
-/// The power of two that tells 2²² to 2²³ numbers in a range apart.
-fn fixed_point((lo, hi): (f64, f64)) -> Scale {
-    let width = (hi - lo).clamp(1e-30, 1e31);
-    Scale {
-        unit: (width.log2().floor() - 22.0).exp2(),
-        zero: 0.0,
-    }
 }
 
 /// What the outputs of a layer are.
@@ -235,9 +235,7 @@ impl Table {
         let mut sums: Vec<Scale> = match to {
             To::Nodes(domains) => (domains.iter().zip(&starts).enumerate())
                 .map(|(j, (&(lo, hi), &zero))| Scale {
-                    unit: least(j)
-                        .max((hi - zero).abs().max((zero - lo).abs()) / LARGEST)
-                        .max((hi - lo) / LARGEST),
+                    unit: least(j).max(finest_unit(lo, hi, zero)),
                     zero,
                 })
                 .collect(),
@@ -257,6 +255,12 @@ impl Table {
                 let unit = unit.fold(0.0, f64::max);
                 vec![Scale { unit, zero: 0.0 }; outputs]
             }
+        };
+        let finest = match to {
+            To::Nodes(domains) => (domains.iter().zip(&starts))
+                .map(|(&(lo, hi), &zero)| finest_unit(lo, hi, zero))
+                .collect(),
+            _ => vec![0.0; outputs],
         };
         if !matches!(to, To::Nodes(_)) {
             // As the device has it.
@@ -293,6 +297,8 @@ impl Table {
             grids,
             shifted,
             fitted,
+            starts,
+            finest,
             is_last: !matches!(to, To::Nodes(_)),
         }
     }
@@ -303,7 +309,7 @@ impl Table {
         let lo = i64::from(node.hi) - i64::from(node.width);
         let d = (x - lo).clamp(0, node.width.into()) as u128;
         let position = ((d << self.shift) * (u128::from(node.scale) + 1)) >> 32;
-        let t = (position & 0x7fff) as f64 / 32_768.0;
+        let t = (position & 0x7fff) as f64 / POSITIONS;
         let s = 1.0 - t;
         let middle = |t: f64| (4.0 + t * t * (3.0 * t - 6.0)) / 6.0;
         let weights = match self.kind.tables.degree() {
@@ -356,7 +362,7 @@ impl Table {
             .map(|grid| grid.intervals + arithmetic.degree)
             .collect();
         let size = rows_of.iter().sum::<usize>();
-        if size > MOST_REFINED || inputs as f64 * arithmetic.most > arithmetic.most_together {
+        if size > MOST_REFINED {
             return;
         }
         let count = (raw.len() / inputs).max(1) as f64;
@@ -380,13 +386,14 @@ impl Table {
             }
         }
         const PRIOR: f64 = 1e-3;
-        let of_output = |j: usize, factor: f64| -> (f64, Vec<f64>) {
+        let of_output = |j: usize, factor: f64| -> (f64, Vec<f64>, i32) {
             let unit = self.sums[j].unit * factor;
             let quantum = unit * arithmetic.one;
             let members: Vec<usize> = (0..inputs)
                 .filter(|i| self.coefficients[i * outputs + j].is_some())
                 .collect();
-            let constant = self.sums[j].zero + self.sums[j].unit * f64::from(self.bias[j]);
+            let bias = ((self.starts[j] - self.sums[j].zero) / unit).round();
+            let constant = self.sums[j].zero + unit * bias;
             let mut right = vec![0.0; size];
             let mut square = 0.0;
             for (row, wanted) in weights.iter().zip(wanted.iter().skip(j).step_by(outputs)) {
@@ -396,6 +403,23 @@ impl Table {
                     right[a] += w * rest / count;
                 }
             }
+            // Coefficients stay as large as they were, or as all together may be.
+            let half = |i: &usize| {
+                let largest = self.fitted[i * outputs + j]
+                    .as_deref()
+                    .map_or(0.0, |c| middle(c).1);
+                (largest / quantum).ceil().min(arithmetic.most)
+            };
+            let room = match unit < self.finest[j] {
+                true => 0.0,
+                false => (LARGEST - bias.abs()) / arithmetic.weight,
+            };
+            let room = room.clamp(0.0, arithmetic.most_together);
+            let part = (room / members.iter().map(half).sum::<f64>().max(1.0)).min(1.0);
+            let mut largest = vec![0.0; size];
+            for i in &members {
+                largest[starts[*i]..][..rows_of[*i]].fill((part * half(i)).floor());
+            }
             // What each coefficient would be without rounding, and is.
             let mut free = vec![0.0; size];
             let mut c = vec![0.0; size];
@@ -403,9 +427,9 @@ impl Table {
                 let k = i * outputs + j;
                 let fitted = self.fitted[k].iter().flatten().map(|c| c - self.shifted[k]);
                 for (r, fitted) in fitted.enumerate() {
-                    free[starts[i] + r] = fitted / quantum;
-                    let most = arithmetic.most;
-                    c[starts[i] + r] = (fitted / quantum).round().clamp(-most, most);
+                    let (at, fitted) = (starts[i] + r, fitted / quantum);
+                    free[at] = fitted;
+                    c[at] = fitted.round().clamp(-largest[at], largest[at]);
                 }
             }
             let used: Vec<usize> = members
@@ -423,7 +447,7 @@ impl Table {
                 for &a in &used {
                     let bend = gram[a * size + a] + PRIOR;
                     let to = (c[a] - slope[a] / bend).round();
-                    let by = to.clamp(-arithmetic.most, arithmetic.most) - c[a];
+                    let by = to.clamp(-largest[a], largest[a]) - c[a];
                     if by != 0.0 {
                         c[a] += by;
                         slope[a] += PRIOR * by;
@@ -443,9 +467,9 @@ impl Table {
                 error += quantum * quantum * c[a] * sum - 2.0 * quantum * c[a] * right[a];
                 error += PRIOR * (quantum * (c[a] - free[a])).powi(2);
             }
-            (error, c)
+            (error, c, bias as i32)
         };
-        let tried: Vec<Vec<(f64, Vec<f64>)>> = FINER
+        let tried: Vec<Vec<(f64, Vec<f64>, i32)>> = FINER
             .iter()
             .map(|&factor| {
                 (0..outputs)
@@ -455,7 +479,7 @@ impl Table {
             })
             .collect();
         // Logits have one unit; nodes and values each their own.
-        let total = |k: usize| tried[k].iter().map(|(error, _)| error).sum::<f64>();
+        let total = |k: usize| tried[k].iter().map(|(error, ..)| error).sum::<f64>();
         let least = |errors: &dyn Fn(usize) -> f64| {
             (0..FINER.len())
                 .min_by(|&a, &b| errors(a).total_cmp(&errors(b)))
@@ -469,17 +493,16 @@ impl Table {
             })
             .collect();
         for (j, &best) in chosen.iter().enumerate() {
-            let c = &tried[best][j].1;
+            let (_, c, bias) = &tried[best][j];
             for i in 0..inputs {
                 if let Some(edge) = &mut self.coefficients[i * outputs + j] {
                     let of_edge = &c[starts[i]..starts[i] + rows_of[i]];
                     *edge = of_edge.iter().map(|&c| c as i32).collect();
                 }
             }
-            // Powers of two: the unit is still an f32, and the bias nearly as it was.
-            let factor = FINER[best];
-            self.sums[j].unit *= factor;
-            self.bias[j] = (f64::from(self.bias[j]) / factor).round() as i32;
+            // Powers of two: the unit is still an f32.
+            self.sums[j].unit *= FINER[best];
+            self.bias[j] = *bias;
         }
         if self.scales.len() >= outputs && self.is_last {
             let at = self.scales.len() - outputs;
@@ -617,11 +640,8 @@ impl Table {
             let count = if all { ALL_NODES } else { members.len() as u16 };
             targets.extend([size as u16, count, rows as u16, (rows >> 16) as u16]);
             if !all {
-                let mut before = 0;
-                for &i in &members {
-                    let skipped = (self.nodes[i].first >> 15) as usize - before;
+                for (&i, skipped) in members.iter().zip(self.skipped(&members)) {
                     targets.extend([i as u16, skipped as u16]);
-                    before += rows_of(i);
                 }
             }
             let end = output + size;
@@ -655,6 +675,17 @@ impl Table {
             coefficients,
             base: std::iter::once(self.shift).chain(scales).collect(),
         }
+    }
+
+    /// Rows of the nodes before each member that are no members.
+    fn skipped(&self, members: &[usize]) -> Vec<usize> {
+        let mut before = 0;
+        let of_member = |&i: &usize| {
+            let skipped = (self.nodes[i].first >> 15) as usize - before;
+            before += self.grids[i].intervals + self.kind.tables.degree();
+            skipped
+        };
+        members.iter().map(of_member).collect()
     }
 
     /// Groups of outputs with the nodes that feed them, such that the kernels have least to do: a
@@ -700,7 +731,15 @@ impl Table {
         while end > 0 {
             let start = best[end].1;
             let is_fed = |i: &usize| feeds[start..end].iter().any(|output| output[*i]);
-            groups.push((end - start, (0..nodes).filter(is_fed).collect()));
+            let mut members: Vec<usize> = (0..nodes).filter(is_fed).collect();
+            // The format has 16 bits for the rows that a member skips: so others are members, too.
+            let is_used = |i: &usize| feeds.iter().any(|output| output[*i]);
+            let mut others = (0..nodes).filter(|i| !is_fed(i) && is_used(i));
+            while self.skipped(&members).last() > Some(&0xffff) {
+                members.extend(others.next());
+                members.sort_unstable();
+            }
+            groups.push((end - start, members));
             end = start;
         }
         groups.reverse();
@@ -717,6 +756,11 @@ impl Arithmetic {
         let together = halves.sum::<f64>() / (self.most_together - 0.5 * edges).max(1.0);
         f64::max(largest / self.most, together) / self.one
     }
+}
+
+/// The smallest unit in which 32 bits hold the width of a grid, and its ends' distances from `zero`.
+fn finest_unit(lo: f64, hi: f64, zero: f64) -> f64 {
+    (hi - zero).abs().max((zero - lo).abs()).max(hi - lo) / LARGEST
 }
 
 /// The middle of some numbers, and their largest distance from it.
@@ -788,7 +832,7 @@ fn place(
         };
         let Scale { unit, zero } = inputs[i];
         let step = unit * (47.0 - f64::from(shift)).exp2() / scale as f64;
-        let slack = arithmetic.lag * step / 32_768.0;
+        let slack = arithmetic.lag * step / POSITIONS;
         let at = |raw: i64| zero + unit * raw as f64;
         let placed = Placed {
             lo: at(lo) + slack,

@@ -28,17 +28,6 @@ impl Tables {
             Self::Step => 0,
         }
     }
-
-    /// How far beyond its range an input may go, as a part of it, before it saturates.
-    pub(crate) fn input_margin(self) -> f64 {
-        match self {
-            Self::Cubic | Self::Linear => 0.1,
-            // It stands for the network itself, outside its grids too.
-            Self::Exact => 1.0,
-            // Steps cannot go on linearly.
-            Self::Step => 0.0,
-        }
-    }
 }
 
 impl fmt::Display for Tables {
@@ -94,6 +83,19 @@ impl Kind {
     /// Whether entries are integers.
     pub fn is_integer(self) -> bool {
         self.bits < 32
+    }
+
+    /// How far beyond its range an input may go, as a part of it, before it saturates.
+    pub(crate) fn input_margin(self) -> f64 {
+        match self.tables {
+            // Steps cannot go on linearly.
+            Tables::Step => 0.0,
+            // Where hidden edges are steep, a wide margin takes most of what the bits can tell apart.
+            _ if self.is_integer() => 0.02,
+            Tables::Cubic | Tables::Linear => 0.1,
+            // It stands for the network itself, outside its grids too.
+            Tables::Exact => 1.0,
+        }
     }
 
     pub(crate) fn scalar(self) -> Scalar {

@@ -97,11 +97,12 @@ fn inputs(predictor: &Predictor, margin: f64, rows: usize) -> Vec<f64> {
 }
 
 /// As far as the domain of such tables goes, as a part of an input's range.
-fn margin(tables: Tables) -> f64 {
-    match tables {
+fn margin(kind: Kind) -> f64 {
+    match kind.tables {
+        Tables::Step => 0.0,
+        _ if kind.is_integer() => 0.02,
         Tables::Cubic | Tables::Linear => 0.1,
         Tables::Exact => 1.0,
-        Tables::Step => 0.0,
     }
 }
 
@@ -125,7 +126,7 @@ fn distances(predictor: &Predictor, compiled: &Compiled, x: &[f64]) -> Vec<f64> 
 /// Compiles, and holds the blob to its bound on `rows` inputs.
 #[track_caller]
 fn keeps_its_bound(predictor: &Predictor, options: &Options, rows: usize) -> Compiled {
-    let x = inputs(predictor, margin(options.kind.tables), rows);
+    let x = inputs(predictor, margin(options.kind), rows);
     let compiled = compile(predictor, "test", options, &[]).unwrap();
     assert_eq!(compiled.error_bound.len(), predictor.outputs.len());
     let worst = distances(predictor, &compiled, &x);
@@ -202,7 +203,7 @@ fn the_stated_bound_holds_at_the_very_ends_of_the_domain() {
                 }
                 let part = (f64::from(x) - if outwards < 0.0 { lo } else { hi }).abs() / (hi - lo);
                 // Integers may begin and end at a knot a little beyond.
-                let beyond = part - margin(kind.tables);
+                let beyond = part - margin(kind);
                 let most = if kind.is_integer() { 0.05 } else { 1e-4 };
                 assert!((-1e-4..most).contains(&beyond), "{kind}: {part}");
                 let x = f64::from(x);
@@ -212,6 +213,74 @@ fn the_stated_bound_holds_at_the_very_ends_of_the_domain() {
             }
         }
     }
+}
+
+/// Pascals around the pressure of the air, or seconds since 1970: ranges that are narrow where they are.
+#[test]
+fn inputs_far_from_zero_are_told_apart() {
+    for lo in [300.0_f64, -101_300.0, 1.7e9] {
+        let mut predictor = predictor(4, &[2, 2, 1], 3, false, Base::Silu);
+        for range in &mut predictor.inputs {
+            // A thousand numbers of f32.
+            let width = lo.abs() * 1000.0 * f64::from(f32::EPSILON);
+            *range = Range { lo, hi: lo + width };
+        }
+        for kind in KINDS {
+            let compiled = keeps_its_bound(&predictor, &options(kind), 2000);
+            let rough = match (kind.tables, kind.bits) {
+                (Tables::Step, _) | (_, 8) => 5e-2,
+                _ => 5e-3,
+            };
+            assert!(compiled.deviation < rough, "{kind}: {}", compiled.deviation);
+        }
+    }
+}
+
+/// Rare classes: biases that are large beside what the edges say.
+#[test]
+fn the_stated_bound_holds_for_logits() {
+    for (seed, rare) in [(0, 0.0), (1, -3.0), (2, -40.0), (3, 400.0)] {
+        let mut predictor = predictor(seed, &[2, 3, 3], 3, false, Base::Silu);
+        predictor.schema.target = TargetSchema::Classification {
+            name: "class".into(),
+            labels: ["a", "b", "c"].map(String::from).to_vec(),
+        };
+        for output in &mut predictor.outputs {
+            *output = Scale {
+                offset: 0.0,
+                scale: 1.0,
+            };
+        }
+        predictor.network.layers[1].bias[1] = rare;
+        for kind in KINDS {
+            keeps_its_bound(&predictor, &options(kind), 1000);
+        }
+    }
+}
+
+/// More rows lie before the only nodes of an output than the format can say.
+#[test]
+fn outputs_of_late_nodes_compile() {
+    let mut predictor = predictor(9, &[80, 2], 3, false, Base::Silu);
+    for (at, edge) in predictor.network.layers[0].edges.iter_mut().enumerate() {
+        if at % 2 == 1 && at < 2 * 78 {
+            *edge = None;
+        }
+    }
+    let options = Options {
+        tolerance: Some(1e-6),
+        ..options(Kind {
+            tables: Tables::Step,
+            bits: 16,
+        })
+    };
+    let compiled = compile(&predictor, "test", &options, &[]).unwrap();
+    let rows: usize = compiled.intervals[0][..78].iter().sum();
+    assert!(rows > 0xffff, "{rows} rows");
+    let middle = |range: &Range| 0.5 * (range.lo + range.hi);
+    let row: Vec<f64> = predictor.inputs.iter().map(middle).collect();
+    let worst = distances(&predictor, &compiled, &row);
+    assert!(worst[1] <= compiled.error_bound[1]);
 }
 
 /// A bound that is always true could also be useless.
