@@ -325,24 +325,31 @@ impl Message<'_> {
                 .len();
         }
         let blob = buffer.get_mut(..at)?;
-        let header = self.header(at)?;
-        *blob.first_chunk_mut()? = header.bytes();
+        for (bytes, word) in blob.as_chunks_mut().0.iter_mut().zip(self.header(at)?) {
+            *bytes = word.to_le_bytes();
+        }
         let crc = checksum(blob)?;
-        *blob.first_chunk_mut()? = Header { crc, ..header }.bytes();
+        *blob.get_mut(12..)?.first_chunk_mut()? = crc.to_le_bytes();
         Some(at)
     }
 
-    fn header(&self, len: usize) -> Option<Header> {
+    /// The words of the header, without the checksum.
+    fn header(&self, len: usize) -> Option<[u32; HEADER_LEN / 4]> {
+        let inputs = u16::try_from(self.layers.first()?.nodes.data.len() / 16).ok()?;
+        let outputs = self.layers.last()?.outputs;
+        let width = self.layers.iter().map(|layer| layer.outputs).max()?;
+        let layers = u16::try_from(self.layers.len()).ok()?;
         let mut edges = self.layers.iter().map(LayerMessage::edges);
-        Some(Header {
-            len: u32::try_from(len).ok()?,
-            crc: 0,
-            inputs: u16::try_from(self.layers.first()?.nodes.data.len() / 16).ok()?,
-            outputs: self.layers.last()?.outputs,
-            width: self.layers.iter().map(|layer| layer.outputs).max()?,
-            layers: u16::try_from(self.layers.len()).ok()?,
-            edges: edges.try_fold(0, |sum: u32, edges| sum.checked_add(edges?))?,
-        })
+        Some([
+            u32::from_le_bytes(MAGIC),
+            pair(VERSION, 0),
+            u32::try_from(len).ok()?,
+            0,
+            pair(inputs, outputs),
+            pair(width, layers),
+            edges.try_fold(0, |sum: u32, edges| sum.checked_add(edges?))?,
+            0,
+        ])
     }
 }
 
@@ -406,21 +413,15 @@ fn varint_len(value: usize) -> usize {
 }
 
 /// The fixed part of a blob: what must be known before the message can be read.
-#[derive(Clone, Copy, Debug, Default)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-pub(crate) struct Header {
-    pub len: u32,
-    pub crc: u32,
-    pub inputs: u16,
-    pub outputs: u16,
-    pub width: u16,
-    pub layers: u16,
-    pub edges: u32,
-}
+#[derive(Clone, Copy)]
+pub(crate) struct Header<'m>(&'m [u32; HEADER_LEN / 4]);
 
-impl Header {
+impl<'m> Header<'m> {
+    /// That of no model.
+    pub const EMPTY: Self = Self(&[0; HEADER_LEN / 4]);
+
     /// Reads the header and checks all that can be checked without the message.
-    pub fn read(blob: &[u8]) -> Result<Self, LoadError> {
+    pub fn read(blob: &'m [u8]) -> Result<Self, LoadError> {
         let len = blob_len(blob)?;
         match blob.len() {
             have if have < len => return Err(LoadError::Truncated),
@@ -428,55 +429,59 @@ impl Header {
             _ => {}
         }
         let bytes: &[u8; HEADER_LEN] = blob.first_chunk().ok_or(LoadError::Truncated)?;
-        let mut words = [0; HEADER_LEN / 4];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u32::from_le_bytes(*bytes);
-        }
-        let [_, version, len, crc, nodes, sizes, edges, reserved] = words;
-        if checksum(blob) != Some(crc) {
+        let header = Self(bytemuck::try_from_bytes(bytes).map_err(|_| LoadError::Misaligned)?);
+        if checksum(blob) != Some(header.crc()) {
             return Err(LoadError::Checksum);
         }
+        let [_, version, .., reserved] = *header.0;
         if halves(version).1 != 0 || reserved != 0 {
             return Err(LoadError::Malformed);
         }
-        let (inputs, outputs) = halves(nodes);
-        let (width, layers) = halves(sizes);
-        Ok(Self {
-            len,
-            crc,
-            inputs,
-            outputs,
-            width,
-            layers,
-            edges,
-        })
+        Ok(header)
     }
 
-    fn bytes(&self) -> [u8; HEADER_LEN] {
-        let words = [
-            u32::from_le_bytes(MAGIC),
-            pair(VERSION, 0),
-            self.len,
-            self.crc,
-            pair(self.inputs, self.outputs),
-            pair(self.width, self.layers),
-            self.edges,
-            0,
-        ];
-        let mut bytes = [0; HEADER_LEN];
-        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
-            *bytes = word.to_le_bytes();
-        }
-        bytes
+    pub fn crc(self) -> u32 {
+        self.0[3]
+    }
+
+    pub fn inputs(self) -> usize {
+        halves(self.0[4]).0.into()
+    }
+
+    pub fn outputs(self) -> usize {
+        halves(self.0[4]).1.into()
+    }
+
+    pub fn width(self) -> usize {
+        halves(self.0[5]).0.into()
+    }
+
+    pub fn layers(self) -> usize {
+        halves(self.0[5]).1.into()
+    }
+
+    pub fn edges(self) -> usize {
+        self.0[6] as usize
     }
 }
 
+/// The fields of the message before its layers. Names are bytes here: nobody has seen yet whether they
+/// are UTF-8.
+pub(crate) struct Title<'m> {
+    pub name: &'m [u8],
+    pub head: Head,
+    pub input_names: &'m [u8],
+    pub output_names: &'m [u8],
+}
+
 /// Reads the message field by field: the visitor that serde derives for a whole [`Message`] would
-/// be more code than the rest of the loader. `None` is a field that cannot stand there.
+/// be more code than the rest of the loader. After a field that cannot stand where it does all are 0 or
+/// empty, and the reader tells so when it is asked, once for several fields.
 ///
 /// Every number must have its shortest encoding: so a model has one encoding only.
 pub(crate) struct Reader<'m> {
     rest: &'m [u8],
+    is_good: bool,
 }
 
 impl<'m> Reader<'m> {
@@ -484,45 +489,91 @@ impl<'m> Reader<'m> {
     pub fn new(blob: &'m [u8]) -> Self {
         Self {
             rest: blob.get(HEADER_LEN..).unwrap_or(&[]),
+            is_good: true,
         }
+    }
+
+    /// Whether all fields could stand where they did.
+    pub fn is_good(&self) -> bool {
+        self.is_good
+    }
+
+    /// Whether the message has been read to its end, too.
+    pub fn is_finished(&self) -> bool {
+        self.is_good && self.rest.is_empty()
+    }
+
+    /// An empty field, as the one that is there cannot be.
+    #[cold]
+    #[inline(never)]
+    fn fail(&mut self) -> &'m [u8] {
+        *self = Self {
+            rest: &[],
+            is_good: false,
+        };
+        &[]
     }
 
     /// An unsigned integer, the length of a sequence, the variant of an enum, or a `bool`.
-    pub fn number(&mut self) -> Option<usize> {
-        let mut number = 0;
-        for shift in [0, 7, 14, 21, 28] {
-            let byte = u32::from(*self.rest.split_off_first()?);
-            number |= (byte & 0x7f) << shift;
-            if byte < 0x80 {
-                let is_shortest = byte > 0 || shift == 0;
-                let fits = byte < 0x10 || shift < 28;
-                return (is_shortest && fits).then_some(number as usize);
+    pub fn number(&mut self) -> usize {
+        let (mut number, mut shift) = (0, 0);
+        while let Some(&byte) = self.rest.split_off_first() {
+            // The fifth byte has four bits left, and only the first may be 0.
+            if (shift == 28 && byte > 0xf) || (shift > 0 && byte == 0) {
+                break;
             }
+            number |= u32::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return number as usize;
+            }
+            shift += 7;
         }
-        None
+        self.fail().len()
     }
 
     /// Bytes or a string.
-    pub fn bytes(&mut self) -> Option<&'m [u8]> {
-        let len = self.number()?;
-        self.rest.split_off(..len)
+    pub fn bytes(&mut self) -> &'m [u8] {
+        let len = self.number();
+        match self.rest.split_off(..len) {
+            Some(bytes) => bytes,
+            None => self.fail(),
+        }
     }
 
     /// An [`Aligned`] field of numbers.
-    pub fn array<T: AnyBitPattern>(&mut self) -> Option<&'m [T]> {
-        bytemuck::try_cast_slice(self.aligned()?).ok()
+    pub fn array<T: AnyBitPattern>(&mut self) -> &'m [T] {
+        bytemuck::try_cast_slice(self.aligned()).unwrap_or_else(|_| {
+            self.fail();
+            &[]
+        })
     }
 
-    fn aligned(&mut self) -> Option<&'m [u8]> {
-        let pad = self.bytes()?;
-        let data = self.bytes()?;
-        let shortest = pad.len() < 4 && data.as_ptr().addr().is_multiple_of(4);
-        (shortest && pad.iter().all(|&byte| byte == 0)).then_some(data)
+    fn aligned(&mut self) -> &'m [u8] {
+        let (pad, data) = (self.bytes(), self.bytes());
+        let is_shortest = pad.len() < 4 && data.as_ptr().addr().is_multiple_of(4);
+        if is_shortest && pad.iter().all(|&byte| byte == 0) {
+            data
+        } else {
+            self.fail()
+        }
     }
 
-    /// Whether the message has been read to its end.
-    pub fn is_finished(&self) -> bool {
-        self.rest.is_empty()
+    /// What stands before the layers.
+    pub fn title(&mut self) -> Option<Title<'m>> {
+        let (name, head) = (self.bytes(), self.number());
+        let (input_names, output_names) = (self.bytes(), self.bytes());
+        let head = match head {
+            0 => Head::Identity,
+            1 => Head::Softmax,
+            2 => Head::Sigmoid,
+            _ => return None,
+        };
+        self.is_good.then_some(Title {
+            name,
+            head,
+            input_names,
+            output_names,
+        })
     }
 }
 
@@ -537,6 +588,8 @@ impl<'m> Reader<'m> {
 /// [`NotABlob`](LoadError::NotABlob) for any other content (erased flash too),
 /// [`Version`](LoadError::Version), [`Truncated`](LoadError::Truncated) below twelve bytes, and
 /// [`Malformed`](LoadError::Malformed) for a length shorter than a header.
+// Not inlined: firmware calls it, and the loader does.
+#[inline(never)]
 pub fn blob_len(prefix: &[u8]) -> Result<usize, LoadError> {
     if prefix.iter().zip(MAGIC).any(|(&byte, magic)| byte != magic) {
         return Err(LoadError::NotABlob);

@@ -28,12 +28,8 @@ pub(crate) struct Tables<'m> {
 
 impl<'m> Tables<'m> {
     /// Checks the tables: afterwards evaluation is total, and its sums are finite.
-    pub fn check(&self, residual: bool) -> Result<(), LoadError> {
+    pub fn check(&self) -> Result<(), LoadError> {
         let malformed = LoadError::Malformed;
-        let factors = if residual { self.targets.len() } else { 0 };
-        if self.base.len() != factors {
-            return Err(malformed);
-        }
         let mut bound = largest(self.bias)?;
         let factor = largest(self.base)?;
         let (mut targets, mut rows) = (self.targets, self.coefficients);
@@ -85,14 +81,14 @@ impl<'m> Tables<'m> {
 
     /// How a kernel evaluates the layer.
     #[cfg(kan_vfp)]
-    pub fn plan<const KINDS: u16>(&self, plan: Plan<'m>) -> Plan<'m> {
+    pub fn plan<const KINDS: u16>(&self, plan: &mut Plan<'m>) {
         let kernel: kernel::Kernel = match self.degree {
             3 if KINDS & kinds::CUBIC_F32 != 0 => kernel::cubic_f32,
             1 if KINDS & kinds::LINEAR_F32 != 0 => kernel::linear_f32,
             0 if KINDS & kinds::STEP_F32 != 0 => kernel::step_f32,
-            _ => return plan,
+            _ => return,
         };
-        plan.of_floats(kernel, self.coefficients, self.targets)
+        plan.of_floats(kernel, self.coefficients, self.targets);
     }
 
     // Not inlined: in one function the loops of all degrees compete for registers.

@@ -67,6 +67,22 @@ struct Group<'m> {
     members: Option<&'m [[u16; 2]]>,
 }
 
+impl Group<'_> {
+    /// Number of members, in a layer of so many nodes.
+    fn count(&self, nodes: usize) -> usize {
+        self.members.map_or(nodes, <[_]>::len)
+    }
+
+    /// Member `k`: its node, and the rows of nodes before it that are no members.
+    fn member(&self, k: usize) -> Option<(usize, usize)> {
+        let Some(members) = self.members else {
+            return Some((k, 0));
+        };
+        let &[node, skipped] = members.get(k)?;
+        Some((node.into(), skipped.into()))
+    }
+}
+
 /// Takes the first group.
 fn next_group<'m>(groups: &mut &'m [[u16; 2]]) -> Option<Group<'m>> {
     let ([[outputs, members], [low, high]], rest) = groups.split_first_chunk()?;
@@ -91,18 +107,17 @@ pub(crate) fn block(left: usize) -> usize {
 }
 
 impl IntegerNode {
-    /// Checks the grid and returns its number of intervals: those that its inputs can reach.
-    fn check(&self, shift: u32) -> Result<u32, LoadError> {
-        let width = i32::try_from(self.width).map_err(|_| LoadError::Overflow)?;
-        if width > i32::MAX >> shift {
-            return Err(LoadError::Overflow);
+    /// Checks the grid.
+    fn check(&self, shift: u32) -> Result<(), LoadError> {
+        let fits = self.width <= i32::MAX as u32 >> shift
+            // Both ends can be told from saturated inputs.
+            && self.hi > i32::MIN + self.width as i32
+            && self.hi < i32::MAX;
+        if fits {
+            Ok(())
+        } else {
+            Err(LoadError::Overflow)
         }
-        // Both ends can be told from saturated inputs.
-        match self.hi.checked_sub(width) {
-            Some(lo) if lo > i32::MIN && self.hi < i32::MAX => {}
-            _ => return Err(LoadError::Overflow),
-        }
-        Ok((position(self.width << shift, self.scale) >> 15) + 1)
     }
 }
 
@@ -116,16 +131,45 @@ impl<'m, T: Entry> Tables<'m, T> {
             if node.first != first {
                 return Err(malformed);
             }
-            let rows = node.check(self.shift)? + self.degree as u32;
+            node.check(self.shift)?;
             // A position within the node is less than `rows << 15`.
-            first = first.checked_add(rows << 15).ok_or(LoadError::Overflow)?;
+            let positions = (self.rows(&node) as u32) << 15;
+            first = first.checked_add(positions).ok_or(LoadError::Overflow)?;
         }
         let (mut bias, mut coefficients) = (self.bias, self.coefficients);
         let mut groups = self.groups;
         while !groups.is_empty() {
             let group = next_group(&mut groups).ok_or(malformed)?;
             let bias = bias.split_off(..group.outputs).ok_or(malformed)?;
-            self.check_group(&group, bias, &mut coefficients)?;
+            let count = group.rows.saturating_mul(bias.len());
+            let table = coefficients.split_off(..count).ok_or(malformed)?;
+            let (mut first, mut width) = (0, 0);
+            for (k, bias) in bias.iter().enumerate() {
+                if k == first + width {
+                    first = k;
+                    width = block(group.outputs - k);
+                }
+                let column = table.get(first * group.rows + k - first..);
+                let sum = self.largest_sum(&group, column.unwrap_or(&[]), width);
+                let (weights, most) = match self.degree {
+                    3 => (CUBIC_WEIGHTS, LARGEST_SUM),
+                    _ => (LINEAR_WEIGHTS, LARGEST_PACKED),
+                };
+                match sum.ok_or(malformed)? {
+                    // The left side does not overflow: 65 527 · 32 770 + 2³¹ < 2³².
+                    sum if sum <= most
+                        && sum * weights + bias.unsigned_abs() <= i32::MAX as u32 => {}
+                    _ => return Err(LoadError::Overflow),
+                }
+            }
+            if group.outputs == 0 {
+                return Err(malformed);
+            }
+            let padding = (group.rows * group.outputs).wrapping_neg() % T::PER_WORD;
+            let padding = coefficients.split_off(..padding).ok_or(malformed)?;
+            if padding.iter().any(|&c| c.into() != 0) {
+                return Err(malformed);
+            }
         }
         if bias.is_empty() && coefficients.is_empty() {
             Ok(())
@@ -139,117 +183,57 @@ impl<'m, T: Entry> Tables<'m, T> {
         (position(node.width << self.shift, node.scale) >> 15) as usize + 1 + self.degree
     }
 
-    /// The nodes of a group's members, in order, if they are ascending nodes of the layer and say
-    /// truly how many rows they skip.
-    fn members(
-        &self,
-        group: &Group,
-        mut each: impl FnMut(IntegerNode) -> Option<()>,
-    ) -> Option<()> {
-        let Some(members) = group.members else {
-            for &words in self.nodes {
-                each(IntegerNode::unpack(words))?;
-            }
-            return Some(());
-        };
-        let (mut rows, mut lowest) = (0, 0);
-        for &[node, skipped] in members {
-            let words = self.nodes.get(usize::from(node))?;
-            let unpacked = IntegerNode::unpack(*words);
-            if node < lowest || (unpacked.first >> 15) as usize != usize::from(skipped) + rows {
+    /// The largest sum of magnitudes that an output can get, of whose coefficients the first is that of
+    /// `table` and each other stands `width` after the one before. `None` unless the group's members are
+    /// ascending nodes of the layer that say truly how many rows they skip, and have the group's rows.
+    fn largest_sum(&self, group: &Group, table: &[T], width: usize) -> Option<u32> {
+        let (mut rows, mut lowest, mut sum) = (0, 0, 0);
+        for k in 0..group.count(self.nodes.len()) {
+            let (node, skipped) = group.member(k)?;
+            let unpacked = IntegerNode::unpack(*self.nodes.get(node)?);
+            if node < lowest || (unpacked.first >> 15) as usize != skipped + rows {
                 return None;
             }
-            lowest = node.checked_add(1)?;
-            rows += self.rows(&unpacked);
-            each(unpacked)?;
-        }
-        Some(())
-    }
-
-    /// Checks the next group and takes its coefficients.
-    fn check_group(
-        &self,
-        group: &Group,
-        mut bias: &[i32],
-        coefficients: &mut &[T],
-    ) -> Result<(), LoadError> {
-        let malformed = LoadError::Malformed;
-        let mut rows = 0;
-        self.members(group, |node| {
-            rows += self.rows(&node);
-            Some(())
-        })
-        .ok_or(malformed)?;
-        if rows != group.rows || group.outputs == 0 {
-            return Err(malformed);
-        }
-        while !bias.is_empty() {
-            let width = block(bias.len());
-            let block = coefficients
-                .split_off(..rows.saturating_mul(width))
-                .ok_or(malformed)?;
-            for (column, bias) in bias.split_off(..width).ok_or(malformed)?.iter().enumerate() {
-                let mut rest = block.get(column..).unwrap_or(&[]).iter().step_by(width);
-                let mut sum: u32 = 0;
-                self.members(group, |node| {
-                    let mut largest = 0;
-                    for _ in 0..self.rows(&node) {
-                        let c: i32 = (*rest.next()?).into();
-                        largest = largest.max(c.unsigned_abs());
-                    }
-                    sum = sum.saturating_add(largest);
-                    Some(())
-                });
-                let (weights, most) = match self.degree {
-                    3 => (CUBIC_WEIGHTS, LARGEST_SUM),
-                    _ => (LINEAR_WEIGHTS, LARGEST_PACKED),
-                };
-                // No product overflows: the largest is 65 535 · 32 770.
-                let reach = |sum: u32| (sum * weights).checked_add(bias.unsigned_abs());
-                match reach(sum.min(most)) {
-                    Some(reach) if sum <= most && reach <= i32::MAX as u32 => {}
-                    _ => return Err(LoadError::Overflow),
-                }
+            lowest = node + 1;
+            let mut largest = 0;
+            for _ in 0..self.rows(&unpacked) {
+                let c: i32 = (*table.get(rows * width)?).into();
+                largest = largest.max(c.unsigned_abs());
+                rows += 1;
             }
+            sum += largest; // of 65 535 nodes at most, so it does not overflow
         }
-        let padding = (rows * group.outputs).wrapping_neg() % T::PER_WORD;
-        let padding = coefficients.split_off(..padding).ok_or(malformed)?;
-        if padding.iter().all(|&c| c.into() == 0) {
-            Ok(())
-        } else {
-            Err(malformed)
-        }
+        (rows == group.rows).then_some(sum)
     }
 
     /// Whether every input that an edge reads lies within its grid.
     pub fn covers(&self, input: &[i32]) -> bool {
-        self.nodes.iter().enumerate().all(|(k, &words)| {
-            let node = IntegerNode::unpack(words);
-            let x = input.get(k).copied().unwrap_or(0);
-            let inside = x <= node.hi && node.hi.wrapping_sub(x) as u32 <= node.width;
-            inside || !self.reads(k)
-        })
+        let mut groups = self.groups;
+        while let Some(group) = next_group(&mut groups) {
+            for k in 0..group.count(self.nodes.len()) {
+                let Some((node, _)) = group.member(k) else {
+                    return false;
+                };
+                let x = input.get(node).copied().unwrap_or(0);
+                let covers = |&words| {
+                    let node = IntegerNode::unpack(words);
+                    x <= node.hi && node.hi.wrapping_sub(x) as u32 <= node.width
+                };
+                if !self.nodes.get(node).is_some_and(covers) {
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// Number of edges.
     pub fn edges(&self) -> usize {
         let (mut groups, mut edges) = (self.groups, 0);
         while let Some(group) = next_group(&mut groups) {
-            edges += group.outputs * group.members.map_or(self.nodes.len(), <[_]>::len);
+            edges += group.outputs * group.count(self.nodes.len());
         }
         edges
-    }
-
-    /// Whether an edge leaves node `k`.
-    fn reads(&self, k: usize) -> bool {
-        let mut groups = self.groups;
-        while let Some(group) = next_group(&mut groups) {
-            let is_k = |&[node, _]: &[u16; 2]| usize::from(node) == k;
-            if group.members.is_none_or(|members| members.iter().any(is_k)) {
-                return true;
-            }
-        }
-        false
     }
 
     /// Writes the layer's sums to the start of `sums`. Without `input` they are what is there now:
@@ -276,7 +260,7 @@ impl<'m, T: Entry> Tables<'m, T> {
     /// How a kernel evaluates the layer: all of it if that is one group of all outputs, fed by all nodes,
     /// else the places of its nodes, from which [`add_groups`](Self::add_groups) goes on.
     #[cfg(kan_integers)]
-    pub fn plan<const KINDS: u16>(&self, plan: Plan<'m>) -> Plan<'m> {
+    pub fn plan<const KINDS: u16>(&self, plan: &mut Plan<'m>) {
         let kernel: kernel::Kernel = match (self.degree, size_of::<T>()) {
             (0, 2) if KINDS & T::STEP != 0 => kernel::step_i16,
             (0, _) if KINDS & T::STEP != 0 => kernel::step_i8,
@@ -284,13 +268,13 @@ impl<'m, T: Entry> Tables<'m, T> {
             (1, _) if KINDS & T::LINEAR != 0 => kernel::linear_i8,
             (3, 2) if KINDS & T::CUBIC != 0 => kernel::cubic_i16,
             (3, _) if KINDS & T::CUBIC != 0 => kernel::cubic_i8,
-            _ => return plan,
+            _ => return,
         };
         let rows = match *self.groups {
             [[_, ALL_NODES], [low, high]] => usize::from(low) | usize::from(high) << 16,
             _ => 0,
         };
-        plan.of_integers(kernel, self.shift, self.coefficients, rows)
+        plan.of_integers(kernel, self.shift, self.coefficients, rows);
     }
 
     #[cfg(not(kan_integers))]
@@ -382,7 +366,7 @@ fn at_least_0(x: i32) -> i32 {
 /// (d·(scale + 1)) / 2³², rounded down.
 #[cfg(not(kan_v6m))]
 fn position(d: u32, scale: u32) -> u32 {
-    ((u64::from(d) * (u64::from(scale) + 1)) >> 32) as u32
+    ((u64::from(d) * u64::from(scale) + u64::from(d)) >> 32) as u32
 }
 
 /// The same from products of 32 bits, where the processor has no longer ones.

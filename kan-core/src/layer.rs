@@ -1,6 +1,6 @@
 //! One layer of a model: what all kinds of tables share, and the way to the code of each.
 
-use crate::blob::{LoadError, Reader, Scalar};
+use crate::blob::{Head, LoadError, Reader, Scalar};
 use crate::float;
 use crate::integer::{self, Entry};
 use crate::kernel::{Plan, Slot};
@@ -55,80 +55,96 @@ enum Coefficients<'m> {
 }
 
 impl<'m> Layer<'m> {
-    /// Reads a layer and checks it: afterwards evaluation is total, and its sums are finite.
+    /// Reads a layer, which [`check`](Self::check) has to see before it is evaluated.
     ///
-    /// `KINDS` are the [kinds] that are supported; `of_inputs` and `of_outputs` say whether the layer
-    /// is the first and the last.
+    /// `KINDS` are the [kinds] that are supported.
     pub fn read<const KINDS: u16>(
         reader: &mut Reader<'m>,
         inputs: usize,
-        of_inputs: bool,
-        of_outputs: bool,
     ) -> Result<Self, LoadError> {
         let malformed = LoadError::Malformed;
-        let (degree, kind) = match reader.number().ok_or(malformed)? {
+        let (degree, scalar) = (reader.number(), reader.number());
+        let (residual, outputs) = (reader.number(), reader.number());
+        if !reader.is_good() {
+            return Err(malformed);
+        }
+        let (degree, kind) = match degree {
             0 => (Degree::Step, kinds::STEP_F32),
             1 => (Degree::Linear, kinds::LINEAR_F32),
             3 => (Degree::Cubic, kinds::CUBIC_F32),
             _ => return Err(LoadError::Unsupported),
         };
-        let scalar = reader.number().ok_or(malformed)?;
-        let residual = reader.number().ok_or(malformed)?;
-        let outputs = reader.number().ok_or(malformed)?;
-        let kind = match scalar {
-            0..3 => kind << (3 * scalar),
-            _ => return Err(malformed),
-        };
-        let kind = match residual {
-            0 => kind,
-            1 => kind | kinds::RESIDUAL,
-            _ => return Err(malformed),
-        };
+        if scalar > 2 || residual > 1 {
+            return Err(malformed);
+        }
+        let residual = residual == 1;
+        let kind = kind << (3 * scalar) | if residual { kinds::RESIDUAL } else { 0 };
         if kind & !KINDS != 0 {
             return Err(LoadError::Unsupported);
         }
-        let nodes = reader.array().ok_or(malformed)?;
-        let bias: &[f32] = reader.array().ok_or(malformed)?;
-        let targets = reader.array().ok_or(malformed)?;
+        let (nodes, bias) = (reader.array(), reader.array());
+        let targets: &[u16] = reader.array();
         let coefficients = match scalar {
-            1 if KINDS & kinds::I16 != 0 => Coefficients::I16(reader.array().ok_or(malformed)?),
-            2 if KINDS & kinds::I8 != 0 => Coefficients::I8(reader.array().ok_or(malformed)?),
-            _ => Coefficients::F32(reader.array().ok_or(malformed)?),
+            0 if KINDS & kinds::F32 != 0 => Coefficients::F32(reader.array()),
+            1 if KINDS & kinds::I16 != 0 => Coefficients::I16(reader.array()),
+            2 if KINDS & kinds::I8 != 0 => Coefficients::I8(reader.array()),
+            _ => return Err(LoadError::Unsupported),
         };
-        let base = reader.array().ok_or(malformed)?;
-        if nodes.len() != inputs || bias.len() != outputs || outputs == 0 {
+        let base: &[f32] = reader.array();
+        let fits = match scalar {
+            0 => base.len() == if residual { targets.len() } else { 0 },
+            _ => !residual,
+        };
+        if nodes.len() != inputs
+            || bias.len() != outputs
+            || outputs == 0
+            || !fits
+            || !reader.is_good()
+        {
             return Err(malformed);
         }
-        let layer = Self {
+        Ok(Self {
             degree,
             targets,
             coefficients,
             base,
             plan: Plan::new(nodes, bias).ok_or(malformed)?,
-        };
-        if scalar == 0 && KINDS & kinds::F32 != 0 {
-            layer.floats().check(residual == 1)?;
-        } else if residual == 0 && KINDS & !kinds::F32 != 0 {
-            layer.check_integer::<KINDS>(of_inputs, of_outputs)?;
-        } else {
-            return Err(malformed);
-        }
-        let plan = match layer.coefficients {
-            #[cfg(kan_vfp)]
+        })
+    }
+
+    /// Checks the tables, and plans their evaluation: afterwards it is total, and its sums are finite.
+    ///
+    /// `of_inputs` says whether the layer is the first, and `of_outputs` is what the outputs mean if it is
+    /// the last.
+    pub fn check<const KINDS: u16>(
+        &mut self,
+        of_inputs: bool,
+        of_outputs: Option<Head>,
+    ) -> Result<(), LoadError> {
+        match self.coefficients {
             Coefficients::F32(_) if KINDS & kinds::F32 != 0 => {
-                layer.floats().plan::<KINDS>(layer.plan)
+                let tables = self.floats();
+                tables.check()?;
+                #[cfg(kan_vfp)]
+                tables.plan::<KINDS>(&mut self.plan);
             }
-            #[cfg(kan_integers)]
             Coefficients::I16(table) if KINDS & kinds::I16 != 0 => {
-                layer.integers(table).plan::<KINDS>(layer.plan)
+                self.check_scales(of_inputs, of_outputs)?;
+                let tables = self.integers(table);
+                tables.check()?;
+                #[cfg(kan_integers)]
+                tables.plan::<KINDS>(&mut self.plan);
             }
-            #[cfg(kan_integers)]
             Coefficients::I8(table) if KINDS & kinds::I8 != 0 => {
-                layer.integers(table).plan::<KINDS>(layer.plan)
+                self.check_scales(of_inputs, of_outputs)?;
+                let tables = self.integers(table);
+                tables.check()?;
+                #[cfg(kan_integers)]
+                tables.plan::<KINDS>(&mut self.plan);
             }
-            _ => layer.plan,
-        };
-        Ok(Self { plan, ..layer })
+            _ => return Err(LoadError::Unsupported),
+        }
+        Ok(())
     }
 
     fn nodes(&self) -> &'m [[u32; 4]] {
@@ -139,31 +155,30 @@ impl<'m> Layer<'m> {
         self.plan.bias()
     }
 
-    /// Checks tables of integers.
-    fn check_integer<const KINDS: u16>(
-        &self,
-        of_inputs: bool,
-        of_outputs: bool,
-    ) -> Result<(), LoadError> {
+    /// Checks what numbers a layer of integers has beside its tables: the shift, and the scales and zeros
+    /// of inputs and outputs.
+    fn check_scales(&self, of_inputs: bool, of_outputs: Option<Head>) -> Result<(), LoadError> {
         let inputs = if of_inputs { self.nodes().len() } else { 0 };
-        let outputs = if of_outputs { self.bias().len() } else { 0 };
+        let outputs = of_outputs.map_or(0, |_| self.bias().len());
         let (shift, numbers) = self.base.split_first().ok_or(LoadError::Malformed)?;
         if shift.to_bits() > 30 || numbers.len() != 2 * (inputs + outputs) {
             return Err(LoadError::Malformed);
         }
         largest(numbers)?;
-        let (_, of_outputs) = numbers.split_at_checked(2 * inputs).unwrap_or_default();
-        for [scale, zero] in of_outputs.as_chunks().0 {
-            let reach = scale.abs() * -(i32::MIN as f32) + zero.abs();
-            if reach > LARGEST_SUM || reach.is_nan() {
+        let scales = numbers.get(2 * inputs..).unwrap_or(&[]).as_chunks().0;
+        for scale in scales {
+            let [factor, zero] = *scale;
+            if factor.abs() * -(i32::MIN as f32) + zero.abs() > LARGEST_SUM {
                 return Err(LoadError::Overflow);
             }
+            // Logits are compared as integers.
+            let of_first = scales.first().map_or(factor, |first| first[0]);
+            let is_of_logits = factor > 0.0 && factor == of_first && zero == 0.0;
+            if of_outputs != Some(Head::Identity) && !is_of_logits {
+                return Err(LoadError::Malformed);
+            }
         }
-        match self.coefficients {
-            Coefficients::I16(table) if KINDS & kinds::I16 != 0 => self.integers(table).check(),
-            Coefficients::I8(table) if KINDS & kinds::I8 != 0 => self.integers(table).check(),
-            _ => Err(LoadError::Unsupported),
-        }
+        Ok(())
     }
 
     /// Whether the tables are integers.
@@ -200,7 +215,8 @@ impl<'m> Layer<'m> {
 
     /// The scales and zeros of the inputs of a model of integers (in its first layer).
     pub fn input_scales(&self) -> &'m [[f32; 2]] {
-        self.base.get(1..).unwrap_or(&[]).as_chunks().0
+        let end = 1 + 2 * self.nodes().len();
+        self.base.get(1..end).unwrap_or(&[]).as_chunks().0
     }
 
     /// The scales and zeros of its outputs (in its last layer).
@@ -234,12 +250,9 @@ impl<'m> Layer<'m> {
         }
     }
 
-    /// Whether the outputs can be compared as logits: integers must have one scale, and zero 0.
-    pub fn is_of_logits(&self) -> bool {
-        let scales = self.output_scales();
-        let is_common =
-            |scale: &[f32; 2]| scale[0] > 0.0 && scale[1] == 0.0 && scales.first() == Some(scale);
-        !self.is_integer() || scales.iter().all(is_common)
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.nodes().len()
     }
 
     /// Number of outputs.

@@ -1,11 +1,11 @@
 //! A loaded model and what can be asked of it.
 
-use core::{fmt, mem};
+use core::{array, fmt, mem};
 
 use heapless::{Vec, VecView};
 
 use crate::base::{logistic, softmax};
-use crate::blob::{Head, Header, LoadError, Reader, VERSION};
+use crate::blob::{Head, Header, LoadError, Reader, Title, VERSION};
 use crate::kernel::Slot;
 use crate::kinds;
 use crate::layer::{Layer, LayerTables};
@@ -44,28 +44,10 @@ pub struct Model<
     const LAYERS: usize,
     const KINDS: u16 = { kinds::ALL },
 > {
-    header: Header,
-    title: Title<'m>,
-    layers: Vec<Layer<'m>, LAYERS>,
-}
-
-/// The fields of the message before its layers. The names are bytes because checking UTF-8 costs
-/// half a kilobyte of flash, which only firmware that reads names should pay.
-#[derive(Clone, Copy)]
-struct Title<'m> {
-    name: &'m [u8],
+    blob: &'m [u8],
+    header: Header<'m>,
     head: Head,
-    input_names: &'m [u8],
-    output_names: &'m [u8],
-}
-
-impl Title<'_> {
-    const EMPTY: Self = Self {
-        name: &[],
-        head: Head::Identity,
-        input_names: &[],
-        output_names: &[],
-    };
+    layers: Vec<Layer<'m>, LAYERS>,
 }
 
 impl<
@@ -89,24 +71,49 @@ impl<
     /// Of the header, the first fault in this order: [`NotABlob`](LoadError::NotABlob),
     /// [`Truncated`](LoadError::Truncated) (below twelve bytes), [`Version`](LoadError::Version),
     /// [`Malformed`](LoadError::Malformed) (a length below a header's), `Truncated` or
-    /// [`TrailingBytes`](LoadError::TrailingBytes), [`Checksum`](LoadError::Checksum), `Malformed`
-    /// (reserved fields), [`Misaligned`](LoadError::Misaligned),
+    /// [`TrailingBytes`](LoadError::TrailingBytes), [`Misaligned`](LoadError::Misaligned),
+    /// [`Checksum`](LoadError::Checksum), `Malformed` (reserved fields),
     /// [`CapacityExceeded`](LoadError::CapacityExceeded). Of the message, whichever comes first in
     /// it: `Malformed`, [`Unsupported`](LoadError::Unsupported),
     /// [`NotFinite`](LoadError::NotFinite), [`Overflow`](LoadError::Overflow). The checksum only
     /// finds accidents; the rest is checked as if the blob's author meant harm. What loads gives
     /// finite outputs for every input.
     pub fn load(blob: &'m [u8]) -> Result<Self, LoadError> {
-        // Filled in where it is returned: its layers are not copied once more.
-        let mut model = Ok(Self {
-            header: Header::default(),
-            title: Title::EMPTY,
+        let mut model = Self::empty();
+        model.reload(blob)?;
+        Ok(model)
+    }
+
+    /// A model without a layer, to be [loaded](Self::reload) where it stands: it has no inputs and no
+    /// outputs.
+    pub const fn empty() -> Self {
+        Self {
+            blob: &[],
+            header: Header::EMPTY,
+            head: Head::Identity,
             layers: Vec::new(),
-        });
-        if let Ok(model) = &mut model {
-            (model.header, model.title) = read::<KINDS>(blob, [IN, OUT, WIDTH], &mut model.layers)?;
         }
-        model
+    }
+
+    /// [`load`](Self::load) in place of the model that was there: for one in a `static`, and where two of
+    /// them would be too many on the stack, as what `load` returns is copied.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`](Self::load). The model is [empty](Self::empty) then.
+    pub fn reload(&mut self, blob: &'m [u8]) -> Result<(), LoadError> {
+        (self.blob, self.header, self.head) = (&[], Header::EMPTY, Head::Identity);
+        self.layers.clear();
+        match read::<KINDS>(blob, [IN, OUT, WIDTH], &mut self.layers) {
+            Ok((header, head)) => {
+                (self.blob, self.header, self.head) = (blob, header, head);
+                Ok(())
+            }
+            Err(error) => {
+                self.layers.clear();
+                Err(error)
+            }
+        }
     }
 
     /// The outputs for one input vector, both in the units of the training data.
@@ -175,7 +182,7 @@ impl<
             self.dequantise(&sums, output);
             return Some(());
         }
-        if input.len() < self.inputs() {
+        if input.len() < self.layers.first()?.inputs() {
             return self.forward_padded(input, output);
         }
         let (last, before) = self.layers.split_last()?;
@@ -260,7 +267,7 @@ impl<
     pub fn classify_q(&self, input: &[i32; IN]) -> usize {
         let output = self.eval_q(input);
         let raw = output.get(..self.outputs()).unwrap_or(&[]);
-        match self.title.head {
+        match self.head {
             Head::Identity if self.is_integer() => {
                 let mut output = [0.0; OUT];
                 self.dequantise(raw, &mut output);
@@ -279,7 +286,7 @@ impl<
 
     /// The class with these logits.
     fn class_of<T: PartialOrd + Default + Copy>(&self, logits: &[T]) -> usize {
-        match (self.title.head, logits) {
+        match (self.head, logits) {
             (Head::Sigmoid, [logit, ..]) => usize::from(*logit > T::default()),
             (_, logits) => position_of_largest(logits),
         }
@@ -300,7 +307,7 @@ impl<
     /// [`eval_into`](Self::eval_into).
     pub fn probabilities_into(&self, input: &[f32], output: &mut [f32]) {
         self.outputs_of(input, |values| {
-            match self.title.head {
+            match self.head {
                 Head::Identity => {}
                 Head::Softmax => softmax(values),
                 Head::Sigmoid => values
@@ -335,16 +342,12 @@ impl<
 
     /// [`in_domain_q`](Self::in_domain_q) on a slice of any length; missing inputs count as 0.
     pub fn in_domain_q_of(&self, input: &[i32]) -> bool {
-        match self.layers.first() {
-            Some(layer) if layer.is_integer() => layer.covers_raw(input),
-            _ => {
-                let mut values = [0.0; IN];
-                for (value, &x) in values.iter_mut().zip(input) {
-                    *value = x as f32;
-                }
-                self.in_domain_of(&values)
-            }
+        if self.is_integer() {
+            let first = self.layers.first();
+            return first.is_some_and(|layer| layer.covers_raw(input));
         }
+        let values: [f32; IN] = array::from_fn(|k| nth(input, k) as f32);
+        self.in_domain_of(&values)
     }
 
     /// Whether the tables are integers: then an inference needs no float.
@@ -359,7 +362,7 @@ impl<
     /// least. `None` for `f32`, or if there is no such input.
     pub fn input_scale(&self, input: usize) -> Option<(f32, f32)> {
         let first = self.layers.first().filter(|layer| layer.is_integer())?;
-        let scale = first.input_scales().get(..self.inputs())?.get(input);
+        let scale = first.input_scales().get(input);
         scale.map(|&[scale, zero]| (scale, zero))
     }
 
@@ -376,18 +379,18 @@ impl<
 
     /// Number of inputs, 1 to `IN`.
     pub fn inputs(&self) -> usize {
-        usize::from(self.header.inputs)
+        self.header.inputs()
     }
 
     /// Number of outputs, 1 to `OUT`. Of a [`Sigmoid`](Head::Sigmoid) model 1, though it has two
     /// classes.
     pub fn outputs(&self) -> usize {
-        usize::from(self.header.outputs)
+        self.header.outputs()
     }
 
     /// The most output nodes of any layer, 1 to `WIDTH`.
     pub fn width(&self) -> usize {
-        usize::from(self.header.width)
+        self.header.width()
     }
 
     /// Number of layers, 1 to `LAYERS`.
@@ -397,28 +400,35 @@ impl<
 
     /// Number of edges of all layers.
     pub fn edges(&self) -> usize {
-        self.header.edges as usize
+        self.header.edges()
     }
 
     /// What the outputs mean.
     pub fn head(&self) -> Head {
-        self.title.head
+        self.head
     }
 
     /// The model's name; empty if it is not UTF-8.
     pub fn name(&self) -> &'m str {
-        str::from_utf8(self.title.name).unwrap_or("")
+        let name = self.title().map_or(&[][..], |title| title.name);
+        str::from_utf8(name).unwrap_or("")
     }
 
     /// Name of an input. `None` if the blob has no names, no such input, or the name is not UTF-8.
     pub fn input_name(&self, input: usize) -> Option<&'m str> {
-        line(self.title.input_names, input)
+        line(self.title()?.input_names, input)
     }
 
     /// Name of an output, or with a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head
     /// of a class. `None` as for [`input_name`](Self::input_name).
     pub fn output_name(&self, output: usize) -> Option<&'m str> {
-        line(self.title.output_names, output)
+        line(self.title()?.output_names, output)
+    }
+
+    /// The names. They are read when asked for, and checked then: that they are UTF-8 costs half a
+    /// kilobyte of flash, which only firmware that reads names should pay.
+    fn title(&self) -> Option<Title<'m>> {
+        Reader::new(self.blob).title()
     }
 
     /// Version of the blob's format.
@@ -428,12 +438,12 @@ impl<
 
     /// Length of the blob in bytes.
     pub fn blob_len(&self) -> usize {
-        self.header.len as usize
+        self.blob.len()
     }
 
     /// The CRC-32 that the blob carries, to tell models apart.
     pub fn crc(&self) -> u32 {
-        self.header.crc
+        self.header.crc()
     }
 
     /// What the tables of each layer are, first to last.
@@ -447,7 +457,7 @@ impl<
 ///
 /// Of tables of integers it is [`integer_ram_bytes`].
 pub const fn ram_bytes(width: usize, layers: usize) -> usize {
-    let (fixed, layer, sums) = (52, 60, 2 * size_of::<f32>());
+    let (fixed, layer, sums) = (20, 60, 2 * size_of::<f32>());
     fixed + layer * layers + sums * width
 }
 
@@ -469,7 +479,7 @@ impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize,
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Model")
             .field("name", &self.name())
-            .field("header", &self.header)
+            .field("crc", &self.crc())
             .finish()
     }
 }
@@ -481,64 +491,53 @@ impl<const IN: usize, const OUT: usize, const WIDTH: usize, const LAYERS: usize,
     fn format(&self, f: defmt::Formatter<'_>) {
         defmt::write!(
             f,
-            "Model {{ name: {=str}, header: {} }}",
+            "Model {{ name: {=str}, crc: {=u32} }}",
             self.name(),
-            self.header
+            self.crc()
         );
     }
 }
 
-/// `load` without the capacities as types, so that it is compiled once.
+/// Reads the header and the layers, without the capacities as types, so that it is compiled once.
 fn read<'m, const KINDS: u16>(
     blob: &'m [u8],
     capacity: [usize; 3],
     layers: &mut VecView<Layer<'m>>,
-) -> Result<(Header, Title<'m>), LoadError> {
+) -> Result<(Header<'m>, Head), LoadError> {
     let header = Header::read(blob)?;
-    if !blob.as_ptr().addr().is_multiple_of(4) {
-        return Err(LoadError::Misaligned);
-    }
-    let sizes = [header.inputs, header.outputs, header.width].map(usize::from);
-    let count = usize::from(header.layers);
-    let fits = sizes
-        .iter()
-        .zip(&capacity)
-        .all(|(size, capacity)| size <= capacity);
-    if !fits || count > layers.capacity() {
+    let (inputs, outputs, count) = (header.inputs(), header.outputs(), header.layers());
+    let [most_inputs, most_outputs, widest] = capacity;
+    if inputs > most_inputs
+        || outputs > most_outputs
+        || header.width() > widest
+        || count > layers.capacity()
+    {
         return Err(LoadError::CapacityExceeded);
     }
-    let mut reader = Reader::new(blob);
     let malformed = LoadError::Malformed;
-    let title = Title {
-        name: reader.bytes().ok_or(malformed)?,
-        head: match reader.number() {
-            Some(0) => Head::Identity,
-            Some(1) => Head::Softmax,
-            Some(2) => Head::Sigmoid,
-            _ => return Err(malformed),
-        },
-        input_names: reader.bytes().ok_or(malformed)?,
-        output_names: reader.bytes().ok_or(malformed)?,
-    };
-    if reader.number() != Some(count) {
+    let mut reader = Reader::new(blob);
+    let title = reader.title().ok_or(malformed)?;
+    if reader.number() != count {
         return Err(malformed);
     }
     let (of_floats, of_integers) = (KINDS & kinds::F32 != 0, KINDS & !kinds::F32 != 0);
-    let [inputs, outputs, width] = sizes;
     let (mut last, mut widest, mut edges) = (inputs, 0, 0);
     for k in 0..count {
-        let layer = Layer::read::<KINDS>(&mut reader, last, k == 0, k + 1 == count)?;
+        let layer = Layer::read::<KINDS>(&mut reader, last)?;
         // A model is of f32 or of integers throughout.
         let is_other = |first: &Layer| first.is_integer() != layer.is_integer();
         if of_floats && of_integers && layers.first().is_some_and(is_other) {
             return Err(malformed);
         }
-        last = layer.outputs();
-        widest = widest.max(last);
-        edges += layer.edges();
         layers
             .push(layer)
             .map_err(|_| LoadError::CapacityExceeded)?;
+        let layer = layers.last_mut().ok_or(malformed)?;
+        let of_outputs = (k + 1 == count).then_some(title.head);
+        layer.check::<KINDS>(k == 0, of_outputs)?;
+        last = layer.outputs();
+        widest = widest.max(last);
+        edges += layer.edges();
     }
     let (head_fits, classes) = match title.head {
         Head::Identity => (true, outputs),
@@ -549,16 +548,13 @@ fn read<'m, const KINDS: u16>(
         && inputs > 0
         && outputs > 0
         && last == outputs
-        && widest == width
-        && edges == header.edges as usize
+        && widest == header.width()
+        && edges == header.edges()
         && head_fits
-        && (!of_integers
-            || title.head == Head::Identity
-            || layers.last().is_none_or(Layer::is_of_logits))
         && names_fit(title.input_names, inputs)
         && names_fit(title.output_names, classes);
     if consistent {
-        Ok((header, title))
+        Ok((header, title.head))
     } else {
         Err(malformed)
     }
@@ -594,10 +590,15 @@ fn nearest(x: f32) -> i32 {
     }
 }
 
+/// Number `k`, or 0.
+fn nth<T: Copy + Default>(numbers: &[T], k: usize) -> T {
+    numbers.get(k).copied().unwrap_or_default()
+}
+
 /// Copies what there is, and fills the rest with 0.
 fn copy<T: Copy + Default>(from: &[T], to: &mut [T]) {
     for (k, to) in to.iter_mut().enumerate() {
-        *to = from.get(k).copied().unwrap_or_default();
+        *to = nth(from, k);
     }
 }
 

@@ -137,29 +137,23 @@ impl<'m> Plan<'m> {
     /// Makes it that of tables of integers that have been checked. The table has `rows`, or is of several
     /// groups if there are none.
     #[cfg(kan_integers)]
-    pub fn of_integers<T>(self, kernel: Kernel, shift: u32, table: &'m [T], rows: usize) -> Self {
-        Self {
-            table: table.as_ptr().cast(),
-            bytes: 4 * size_of::<T>() * rows,
-            shift_or_targets: ptr::without_provenance(shift as usize),
-            kernel: Some(kernel),
-            ..self
-        }
+    pub fn of_integers<T>(&mut self, kernel: Kernel, shift: u32, table: &'m [T], rows: usize) {
+        self.table = table.as_ptr().cast();
+        self.bytes = 4 * size_of::<T>() * rows;
+        self.shift_or_targets = ptr::without_provenance(shift as usize);
+        self.kernel = Some(kernel);
     }
 
     /// Makes it that of tables of floats that have been checked.
     #[cfg(kan_vfp)]
-    pub fn of_floats(self, kernel: Kernel, table: &'m [f32], targets: &'m [u16]) -> Self {
+    pub fn of_floats(&mut self, kernel: Kernel, table: &'m [f32], targets: &'m [u16]) {
         let (nodes, outputs) = (usize::from(self.inputs), usize::from(self.outputs));
         // As many edges as there are pairs of nodes: one between each.
         let is_dense = targets.len() == nodes * outputs;
-        Self {
-            table: table.as_ptr().cast(),
-            bytes: if is_dense { 4 * outputs } else { 0 },
-            shift_or_targets: targets.as_ptr(),
-            kernel: Some(kernel),
-            ..self
-        }
+        self.table = table.as_ptr().cast();
+        self.bytes = if is_dense { 4 * outputs } else { 0 };
+        self.shift_or_targets = targets.as_ptr();
+        self.kernel = Some(kernel);
     }
 
     /// Finds the places of the nodes, and writes the sums of a layer of integers; the inputs are what is in
@@ -261,7 +255,10 @@ impl<'m> Plan<'m> {
                         plan.bias = sums.cast_const().cast();
                     }
                     if count == 0 {
-                        ptr::copy_nonoverlapping(start.cast(), sums, outputs.into());
+                        // Not by `copy_nonoverlapping`, which is `memcpy` for so few.
+                        for k in 0..usize::from(outputs) {
+                            sums.add(k).write(start.cast::<i32>().add(k).read());
+                        }
                     }
                     plan.bias = start;
                 }
