@@ -93,7 +93,7 @@ impl<'m> Layer<'m> {
         let base: &[f32] = reader.array();
         let fits = match scalar {
             0 => base.len() == if residual { targets.len() } else { 0 },
-            _ => !residual,
+            _ => !residual && targets.len().is_multiple_of(2),
         };
         if nodes.len() != inputs
             || bias.len() != outputs

@@ -238,11 +238,17 @@ fn true_weights(degree: u8, t: f64) -> (Vec<f64>, f64) {
 }
 
 pub fn encode(head: Head, layers: &[IntegerLayer]) -> Blob {
+    encode_with(head, layers, |_| ())
+}
+
+/// The same with other groups.
+fn encode_with(head: Head, layers: &[IntegerLayer], change: impl Fn(&mut Vec<u16>)) -> Blob {
     let packed: Vec<_> = layers
         .iter()
         .map(|layer| {
             let nodes: Vec<[u32; 4]> = layer.nodes.iter().map(|node| node.pack()).collect();
-            let (groups, coefficients) = layer.pack();
+            let (mut groups, coefficients) = layer.pack();
+            change(&mut groups);
             let bytes: Vec<u8> = match layer.scalar {
                 Scalar::I8 => coefficients.iter().map(|&c| c as i8 as u8).collect(),
                 _ => coefficients
@@ -532,6 +538,9 @@ fn integers_that_contradict_one_another_are_refused() {
     for (what, error, change) in changes {
         assert_eq!(error_after(change), Some(error), "{what}");
     }
+    let layers = random_model(&mut Random(44), 3, Scalar::I16, &[3, 6, 2], 1.0);
+    let half_a_pair = encode_with(Head::Identity, &layers, |groups| groups.push(0));
+    assert_eq!(AnyModel::load(&half_a_pair).err(), Some(Malformed));
     // Logits are compared as integers.
     let logits = |scales: [[f32; 2]; 2]| {
         let mut layers = random_model(&mut Random(44), 3, Scalar::I16, &[3, 2], 1.0);

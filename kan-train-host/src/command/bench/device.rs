@@ -417,9 +417,7 @@ impl Bench<'_> {
             let predictor = benchmark::network(width, INTERVALS, density);
             let points = points(width[0]);
             for kind in Kind::ALL {
-                let Ok(compiled) = compiled(&predictor, model, kind, &[]) else {
-                    continue;
-                };
+                let compiled = compiled(&predictor, model, kind, &[])?;
                 let evaluator = Evaluator::load(&compiled.bytes)?;
                 let error = benchmark::largest_error(&predictor, &evaluator, &points);
                 // Not those of the blob, whose pruned integer layers count whole groups of outputs.
