@@ -12,26 +12,27 @@
 //! Classifications with hidden layers are trained with AdamW, for more and more epochs: Gauss–Newton
 //! steps find minima of the log-loss that say less of other rows, and cost the square of the classes.
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_pcg::Pcg64Mcg;
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+mod epochs;
+mod folds;
+mod penalties;
+mod race;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use crate::adamw;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use self::epochs::takes_first_order;
+use self::folds::{Held, folds};
+use self::penalties::{additive_for_classes, shapes, start_penalty};
 use crate::grid;
 use crate::levenberg;
 use crate::network::Network;
 use crate::objective::{self, Samples, Target};
 use crate::penalty::Penalty;
-use crate::train::{Descent, Event, Frame, GRIDS, Method, Recipe, STARTS, Settings, WIDE_GRID};
+use crate::train::{Descent, Event, Frame, Method, Recipe, STARTS, Settings};
 
-/// Below so many rows several parts of them are held out in turns: (rows, parts, turns).
-const TURNS: [(usize, usize, usize); 2] = [(800, 5, 5), (1500, 4, 2)];
-/// One row in so many is held out, when there are many.
-const HOLDOUT: usize = 5;
 /// No more rows than this take part in the selection by second order.
 const ENOUGH_ROWS: usize = 5000;
 /// No more steps than these for a grid.
@@ -54,22 +55,6 @@ const NOISE: f64 = 0.5e-4;
 /// A loss below this, an error of a thousandth of the target's deviation, shows that there is no
 /// noise: then only shape and grid matter.
 const CLEAN: f64 = 0.5e-6;
-/// Roughness penalties that are tried all the same.
-const WEAK: [f64; 2] = [1e-7, 1e-8];
-/// A grid that lowers the loss so much shows that the shape can do more: halving the intervals of a
-/// cubic spline divides the loss of a smooth function by 256.
-const FALLING: f64 = 0.1;
-
-/// Hidden nodes of a classification.
-const HIDDEN_FOR_CLASSES: [usize; 4] = [8, 16, 32, 64];
-/// Steps of AdamW that its epochs should add up to; each time the better half goes on to more.
-const FIRST_ORDER_STEPS: [usize; 3] = [1000, 4000, 16_000];
-/// No more passes over the rows than this: few rows are learnt by heart long before.
-const MOST_EPOCHS: usize = 1000;
-/// Weight decays that compete with AdamW's own: on few rows strong ones keep probabilities honest.
-const DECAYS: [f32; 2] = [0.5, 2.0];
-/// Multiply-adds of such a training at most.
-const AFFORDABLE_EPOCHS: f64 = 1e10;
 
 /// A candidate and how it did on the held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -221,37 +206,12 @@ pub fn choose(
     choice
 }
 
-/// Whether AdamW competes for a classification: for hidden layers, unless the user asks for another
-/// optimiser or for penalties that it does not know.
-fn takes_first_order(settings: &Settings) -> bool {
-    let hidden = settings.width.as_ref().is_none_or(|width| width.len() > 2);
-    let penalised = settings.roughness.is_some() || settings.lamb.is_some_and(|lamb| lamb > 0.0);
-    hidden && !penalised && settings.optimizer.is_none()
-}
-
-/// The penalty of a network before any is chosen.
-fn start_penalty(classes: bool, roughness: f64) -> Penalty {
-    Penalty {
-        roughness,
-        slope: if classes { 1e-5 } else { 0.0 },
-        lamb: 0.0,
-    }
-}
-
 /// The grids that the inputs of a network of this shape have values for.
 fn supported(frame: &Frame, grids: &[usize], width: &[usize]) -> Vec<usize> {
     let finest = frame.finest(width);
     let mut grids: Vec<usize> = grids.iter().map(|&g| g.min(finest)).collect();
     grids.dedup();
     grids
-}
-
-/// The additive network, a convex problem, where its steps are quick.
-fn additive_for_classes(frame: &Frame, samples: &Samples) -> Option<Vec<usize>> {
-    let used = frame.constant.iter().filter(|constant| !**constant).count();
-    let active = used * samples.outputs * (frame.inputs[0].degree() + 2);
-    let cost = 0.5 * (samples.rows() * samples.outputs) as f64 * (active as f64).powi(2);
-    (cost <= 10.0 * AFFORDABLE).then(|| vec![samples.inputs, samples.outputs])
 }
 
 /// The final training that the first of the candidates asks for.
@@ -321,23 +281,6 @@ fn prefer_simple(candidates: &mut [Candidate]) {
     candidates[..=simplest].rotate_right(1);
 }
 
-/// The middle of the slope penalties that are as good as the winner's for its shape, grid and
-/// roughness: held-out loss is flat and noisy there, and its lowest point is chance.
-fn plateau(candidates: &[Candidate]) -> Penalty {
-    let winner = &candidates[0].tried;
-    let alike = |t: &&Tried| {
-        let same = t.width == winner.width && t.grid == winner.grid;
-        same && t.roughness == winner.roughness && t.loss <= 1.05 * winner.loss
-    };
-    let tried = candidates.iter().map(|candidate| &candidate.tried);
-    let slopes: Vec<f64> = tried.filter(alike).map(|t| t.slope.ln()).collect();
-    let mean = slopes.iter().sum::<f64>() / slopes.len() as f64;
-    Penalty {
-        slope: mean.exp(),
-        ..winner.penalty()
-    }
-}
-
 /// What one thread does: a shape, trained on finer and finer grids with one penalty, or with one
 /// penalty after the other on the last grid.
 struct Task {
@@ -353,86 +296,6 @@ fn sort(candidates: &mut [Candidate]) {
     candidates.sort_by(|a, b| a.tried.price().total_cmp(&b.tried.price()));
 }
 
-/// The penalties that compete, in rows of one roughness, strongest first.
-fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
-    let penalty = |roughness, slope| Penalty {
-        roughness,
-        slope,
-        lamb: 0.0,
-    };
-    if classes {
-        let roughness = settings
-            .roughness
-            .map_or(vec![1e-3, 1e-4, 1e-5, 1e-6], |r| vec![r]);
-        let row = |r: f64| [3e-4, 1e-4, 3e-5, 1e-5].map(|s| penalty(r, s)).to_vec();
-        return roughness.into_iter().map(row).collect();
-    }
-    let all = [1e-5, 1e-6, 1e-7, 1e-8, 0.0];
-    let roughness = settings.roughness.map_or(all.to_vec(), |r| vec![r]);
-    vec![roughness.into_iter().map(|r| penalty(r, 0.0)).collect()]
-}
-
-/// Shapes from additive to two hidden layers, as large as the rows can carry; the additive one always.
-fn shapes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
-    let (n_in, n_out) = (samples.inputs, samples.outputs);
-    let mut shapes = vec![vec![n_in, n_out]];
-    for hidden in [1, 2, 3, 5, 8] {
-        shapes.push(vec![n_in, hidden, n_out]);
-    }
-    if let Target::Values(_) = samples.target {
-        for hidden in [2, 4, 6] {
-            shapes.push(vec![n_in, hidden, 2.max(n_out), n_out]);
-        }
-        shapes.push(vec![n_in, 4, 4.max(n_out), n_out]);
-    }
-    shapes.retain(|width| width.len() == 2 || is_affordable(width, frame, samples));
-    shapes
-}
-
-/// Eight parameters an edge and at least two samples a parameter, and steps that are quick.
-fn is_affordable(width: &[usize], frame: &Frame, samples: &Samples) -> bool {
-    let used = frame.constant.iter().filter(|constant| !**constant).count();
-    let rows = (samples.rows().min(ENOUGH_ROWS) * samples.outputs) as f64;
-    let edges = used * width[1] + width[1..].windows(2).map(|w| w[0] * w[1]).sum::<usize>();
-    let (parameters, active) = (8.0 * edges as f64, 5.0 * edges as f64);
-    let cost = 0.5 * rows * active * active;
-    let small = parameters <= rows / 2.0 || width[1] == 1;
-    small && cost <= AFFORDABLE
-}
-
-/// Pairs of training rows and held-out rows, of `enough` rows at most.
-fn folds(samples: &Samples, seed: u64, enough: usize) -> Vec<(Samples, Samples)> {
-    let rows = samples.rows();
-    let mut order: Vec<usize> = (0..rows).collect();
-    order.shuffle(&mut Pcg64Mcg::seed_from_u64(seed ^ 0x5EED));
-    if let Target::Classes(class) = &samples.target {
-        // Stable: the classes take turns, so that every fold has its share of each.
-        order.sort_by_key(|&row| class[row]);
-    }
-    if rows > enough {
-        order = (0..enough).map(|k| order[k * rows / enough]).collect();
-    }
-    let part = |k: usize, of: usize| {
-        let held = |at: usize| at % of == k;
-        let chosen = |want: bool| -> Vec<usize> {
-            order
-                .iter()
-                .enumerate()
-                .filter(|(at, _)| held(*at) == want)
-                .map(|(_, &r)| r)
-                .collect()
-        };
-        (
-            samples.subset(&chosen(false)),
-            samples.subset(&chosen(true)),
-        )
-    };
-    match TURNS.iter().find(|(most, ..)| rows < *most) {
-        Some(&(_, parts, turns)) => (0..turns).map(|k| part(k, parts)).collect(),
-        None => vec![part(0, HOLDOUT)],
-    }
-}
-
 /// What all candidates are measured with.
 struct Trial<'a> {
     frame: &'a Frame,
@@ -443,192 +306,6 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Shapes by second order: each with a small penalty, then the best with weaker and stronger ones.
-    /// The candidates, best first, and the penalty for the first of them.
-    fn by_penalties(
-        &self,
-        shapes: Vec<Vec<usize>>,
-        settings: &Settings,
-        watch: &mut dyn FnMut(Event<'_>),
-    ) -> (Vec<Candidate>, Penalty) {
-        let grids = settings.grid.clone().unwrap_or_else(|| GRIDS.to_vec());
-        let classes = matches!(self.folds[0].0.target, Target::Classes(_));
-        let roughness = if classes { 1e-2 } else { 1e-7 };
-        let quick = start_penalty(classes, settings.roughness.unwrap_or(roughness));
-        let few = if shapes.len() > 1 { 1 } else { grids.len() };
-        let first: Vec<Task> = shapes
-            .into_iter()
-            .map(|width| Task {
-                width,
-                starts: Vec::new(),
-                grids: grids[..few].to_vec(),
-                penalties: vec![quick],
-            })
-            .collect();
-        let halves = first.len().div_ceil(2);
-        let penalties = penalties(classes, settings);
-        let of = first.len() + halves + halves.min(2) * penalties.concat().len();
-        let mut candidates = self.evaluate(&first, 0, of, watch);
-        sort(&mut candidates);
-        if !classes && few < grids.len() && candidates[0].tried.loss < NOISE {
-            let clean = Trial {
-                folds: &self.folds[..1],
-                most: 1,
-                ..*self
-            };
-            let raced = clean.race(&candidates, &grids, settings, &mut |done| {
-                watch(Event::Candidate {
-                    done: first.len() + done,
-                    of,
-                });
-            });
-            if raced[0].tried.loss < CLEAN {
-                let penalty = raced[0].tried.penalty();
-                return (raced, penalty);
-            }
-        }
-        if few < grids.len() {
-            // The better half on a finer grid.
-            candidates.truncate(halves);
-            let finer: Vec<Task> = candidates
-                .iter()
-                .map(|candidate| Task {
-                    width: candidate.tried.width.clone(),
-                    starts: candidate.starts.clone(),
-                    grids: grids[..few + 1].to_vec(),
-                    penalties: vec![quick],
-                })
-                .collect();
-            candidates = self.evaluate(&finer, first.len(), of, watch);
-            sort(&mut candidates);
-        }
-
-        let second: Vec<Task> = candidates
-            .iter()
-            .take(2)
-            .flat_map(|Candidate { tried, starts, .. }| {
-                let up_to = grids.iter().position(|&g| g == tried.grid).unwrap_or(0);
-                let task = |grids: &[usize], penalties: Vec<Penalty>| Task {
-                    width: tried.width.clone(),
-                    starts: starts.clone(),
-                    grids: grids.to_vec(),
-                    penalties,
-                };
-                let tasks: Vec<Task> = if classes {
-                    // Convex or nearly so: one penalty's network is a good start for the next.
-                    let rows = penalties.iter();
-                    rows.map(|row| task(&grids[..=up_to], row.clone()))
-                        .collect()
-                } else {
-                    let all = penalties.iter().flatten();
-                    all.map(|&penalty| task(&grids, vec![penalty])).collect()
-                };
-                tasks
-            })
-            .collect();
-        let done = first.len() + halves;
-        candidates.extend(self.evaluate(&second, done, of, watch));
-        sort(&mut candidates);
-        if classes {
-            prefer_simple(&mut candidates);
-        }
-
-        let penalty = if classes {
-            plateau(&candidates)
-        } else {
-            candidates[0].tried.penalty()
-        };
-        (candidates, penalty)
-    }
-
-    /// Networks with a hidden layer, or of the width that is asked for, trained with AdamW; the better
-    /// half goes on to more epochs while that helps, then the best to more weight decay. Best first.
-    fn by_epochs(&self, settings: &Settings, watch: &mut dyn FnMut(Event<'_>)) -> Vec<Candidate> {
-        let train = &self.folds[0].0;
-        let grids = settings.grid.clone().unwrap_or_else(|| vec![WIDE_GRID]);
-        let mut shapes = match &settings.width {
-            Some(width) => vec![width.clone()],
-            None => HIDDEN_FOR_CLASSES
-                .map(|hidden| vec![train.inputs, hidden, train.outputs])
-                .to_vec(),
-        };
-        let of = 2 * shapes.len() + DECAYS.len();
-        let mut candidates: Vec<Candidate> = Vec::new();
-        let mut evaluate = |shapes: &[Vec<usize>], descent: Descent, done: usize| {
-            let frame = Frame {
-                descent,
-                ..self.frame.clone()
-            };
-            let tasks: Vec<Task> = shapes
-                .iter()
-                .map(|width| Task {
-                    width: width.clone(),
-                    starts: Vec::new(),
-                    grids: grids.clone(),
-                    penalties: vec![Penalty::default()],
-                })
-                .collect();
-            let trial = Trial {
-                frame: &frame,
-                ..*self
-            };
-            let mut found = trial.evaluate(&tasks, done, of.max(done + tasks.len()), watch);
-            // The final training begins anew, with all rows from the first epoch on.
-            for candidate in &mut found {
-                candidate.starts.clear();
-            }
-            sort(&mut found);
-            found
-        };
-        for steps in FIRST_ORDER_STEPS {
-            let each = (steps * adamw::BATCH).div_ceil(train.rows());
-            let epochs = settings.steps.unwrap_or(each.min(MOST_EPOCHS));
-            let is_affordable = |width: &Vec<usize>| {
-                let edges: usize = width.windows(2).map(|pair| pair[0] * pair[1]).sum();
-                let active = edges * (self.frame.inputs[0].degree() + 2);
-                2.0 * (train.rows() * epochs) as f64 * active as f64 <= AFFORDABLE_EPOCHS
-            };
-            // Something is tried, whatever it costs.
-            let first = candidates.is_empty().then(|| shapes[0].clone());
-            shapes.retain(is_affordable);
-            if shapes.is_empty() {
-                shapes.extend(first);
-            }
-            if shapes.is_empty() {
-                break;
-            }
-            let descent = Descent::by(Method::AdamW, Some(epochs));
-            let longer = evaluate(&shapes, descent, candidates.len());
-            shapes = longer
-                .iter()
-                .take(longer.len().div_ceil(2))
-                .map(|candidate| candidate.tried.width.clone())
-                .collect();
-            let before = candidates.first().map(|best| best.tried.loss);
-            candidates.extend(longer);
-            sort(&mut candidates);
-            let gained =
-                before.is_none_or(|before| candidates[0].tried.loss <= before * (1.0 - WORTHWHILE));
-            if !gained || epochs == MOST_EPOCHS || settings.steps.is_some() {
-                break;
-            }
-        }
-        prefer_simple(&mut candidates);
-        let best = &candidates[0].tried;
-        let (width, epochs) = (best.width.clone(), best.epochs);
-        for weight_decay in DECAYS {
-            let descent = Descent {
-                weight_decay,
-                ..Descent::by(Method::AdamW, epochs)
-            };
-            let decayed = evaluate(std::slice::from_ref(&width), descent, candidates.len());
-            let better = decayed[0].tried.loss < candidates[0].tried.loss;
-            let at = if better { 0 } else { candidates.len() };
-            candidates.splice(at..at, decayed);
-        }
-        candidates
-    }
-
     /// Does all tasks; in parallel, with results in the order of the tasks.
     fn evaluate(
         &self,
@@ -753,102 +430,6 @@ impl Trial<'_> {
             .unwrap_or(single)
     }
 
-    /// Shapes that were trained on the first grid go on to finer ones, one network each and without a
-    /// penalty, while the loss falls and they are among the better half, or while it falls as that of
-    /// a smooth function does. Then the best of them with weak penalties. Best first.
-    fn race(
-        &self,
-        candidates: &[Candidate],
-        grids: &[usize],
-        settings: &Settings,
-        watch: &mut dyn FnMut(usize),
-    ) -> Vec<Candidate> {
-        let quick = &candidates[0].tried.penalty();
-        let penalty = Penalty {
-            roughness: settings.roughness.unwrap_or(0.0),
-            ..*quick
-        };
-        let (train, _) = &self.folds[0];
-        let mut runners: Vec<(Candidate, Vec<Network>, bool)> = candidates
-            .iter()
-            .map(|candidate| {
-                let pair = if candidate.tried.width.len() == 2 {
-                    1
-                } else {
-                    PAIR
-                };
-                let rivals = candidate.starts[..pair].iter();
-                let better = rivals
-                    .min_by(|a, b| objective::loss(a, train).total_cmp(&objective::loss(b, train)));
-                let networks: Vec<Network> = better.into_iter().cloned().collect();
-                let begun = Candidate {
-                    tried: candidate.tried.clone(),
-                    starts: networks.clone(),
-                    grids: candidate.grids.clone(),
-                };
-                (begun, networks, true)
-            })
-            .collect();
-        for (level, &intervals) in grids.iter().enumerate().skip(1) {
-            let falling: Vec<bool> = runners
-                .par_iter_mut()
-                .map(|(candidate, networks, running)| {
-                    *running &= candidate.tried.loss > NEGLIGIBLE
-                        && step_cost(&networks[0], train, intervals) <= AFFORDABLE;
-                    if !*running {
-                        return false;
-                    }
-                    let finer = self.measure(networks, intervals, &penalty);
-                    let fall = finer.loss / candidate.tried.loss;
-                    *running = fall <= 1.0 - WORTHWHILE;
-                    if *running {
-                        candidate.tried = finer;
-                        candidate.grids = grids[..=level].to_vec();
-                    }
-                    fall <= FALLING
-                })
-                .collect();
-            let mut prices: Vec<f64> = runners
-                .iter()
-                .filter(|(.., running)| *running)
-                .map(|(candidate, ..)| candidate.tried.price())
-                .collect();
-            if prices.is_empty() {
-                break;
-            }
-            prices.sort_by(f64::total_cmp);
-            let limit = prices[(prices.len() - 1) / 2];
-            for ((candidate, _, running), falling) in runners.iter_mut().zip(falling) {
-                *running &= falling || candidate.tried.price() <= limit;
-            }
-            watch(level);
-        }
-        let mut raced: Vec<Candidate> = runners.into_iter().map(|(c, ..)| c).collect();
-        sort(&mut raced);
-        if settings.roughness.is_none() && raced[0].tried.loss > NEGLIGIBLE {
-            let best = &raced[0];
-            let tasks: Vec<Task> = WEAK
-                .iter()
-                .map(|&roughness| Task {
-                    width: best.tried.width.clone(),
-                    starts: best.starts.clone(),
-                    grids: grids.to_vec(),
-                    penalties: vec![Penalty {
-                        roughness,
-                        ..penalty
-                    }],
-                })
-                .collect();
-            let penalised: Vec<Candidate> = tasks
-                .par_iter()
-                .map(|task| self.along_grids(task, &task.penalties[0]))
-                .collect();
-            raced.extend(penalised);
-            sort(&mut raced);
-        }
-        raced
-    }
-
     /// Refines the grid while the held-out loss falls.
     fn along_grids(&self, task: &Task, penalty: &Penalty) -> Candidate {
         let mut networks = self.starts(task);
@@ -890,37 +471,6 @@ impl Trial<'_> {
                 grids: vec![*last],
             })
             .collect()
-    }
-}
-
-/// What the held-out rows of one fold say of the networks trained on the others.
-struct Held {
-    /// The loss of each row by the network that fits its training rows better: which one that is can
-    /// be known without the held-out rows.
-    better: Vec<f64>,
-    /// The share of rows that network gets wrong.
-    wrong: Option<f64>,
-    /// The loss of one network, on average.
-    one: f64,
-    /// The loss of the mean of all.
-    both: f64,
-}
-
-impl Held {
-    fn of(networks: &[Network], trained: &[f64], held: &Samples) -> Self {
-        let losses: Vec<Vec<f64>> = networks
-            .iter()
-            .map(|network| objective::losses(network, held))
-            .collect();
-        let better = (0..trained.len())
-            .min_by(|&a, &b| trained[a].total_cmp(&trained[b]))
-            .unwrap_or(0);
-        Self {
-            wrong: objective::wrong(&networks[better], held),
-            one: mean(&losses.concat()),
-            both: mean(&objective::losses(&Network::mean(networks), held)),
-            better: losses[better].clone(),
-        }
     }
 }
 
