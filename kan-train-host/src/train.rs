@@ -486,12 +486,13 @@ impl Frame {
             scope.spawn(move || {
                 let members = networks.par_iter_mut();
                 members.for_each_with(sender, |sender, network| {
-                    self.stage(network, samples, intervals, penalty, &mut |step, loss| {
+                    let mut tell = |step, loss| {
                         // Nobody listens any more only if the caller is gone.
                         let _ = sender.send((step, loss));
-                    });
+                    };
+                    self.stage(network, samples, intervals, penalty, &mut tell);
                     if prune {
-                        simplify(network, self, samples, intervals, penalty);
+                        simplify(network, self, samples, intervals, penalty, &mut tell);
                     }
                 });
             });
@@ -735,13 +736,15 @@ fn full_edges(width: &[usize], constant: &[bool]) -> usize {
 }
 
 /// Prunes as much as the loss does not notice: from the paper's threshold down, the edges below it
-/// are removed and the rest trained again; that stays if the objective grew by less than 2 %.
-pub fn simplify(
+/// are removed and the rest trained again; that stays if the objective grew by less than 2 %. `watch`
+/// gets the steps of that training and their losses.
+fn simplify(
     network: &mut Network,
     frame: &Frame,
     samples: &Samples,
     intervals: usize,
     penalty: &Penalty,
+    watch: &mut dyn FnMut(usize, f64),
 ) -> Removed {
     let before = objective::loss(network, samples);
     let mut threshold = prune::THRESHOLD;
@@ -756,7 +759,7 @@ pub fn simplify(
         if removed == Removed::default() {
             return removed;
         }
-        let after = frame.stage(&mut candidate, samples, intervals, penalty, &mut |_, _| {});
+        let after = frame.stage(&mut candidate, samples, intervals, penalty, watch);
         if after <= 1.02 * before + 1e-12 {
             *network = candidate;
             return removed;
