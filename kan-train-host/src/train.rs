@@ -30,8 +30,9 @@ use crate::statistics;
 
 /// Random starts whose first steps decide which go on.
 pub(crate) const STARTS: usize = 5;
-/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten.
-const MANY_STARTS: usize = 32;
+/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten, and the
+/// first steps do not always tell which.
+const MANY_STARTS: usize = 64;
 /// Rows for each parameter that these first steps see at most.
 const START_ROWS: usize = 8;
 /// Those first steps; after them the better half goes on, and so forth.
