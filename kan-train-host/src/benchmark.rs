@@ -242,14 +242,15 @@ impl Peer<'_> {
     }
 }
 
-/// What the calls of one function took on the rows of the stimulus.
+/// What the calls of one function took on the rows of the stimulus: on [`ROWS`], and the least and most
+/// instructions on ten times as many where they are to be the same for every input.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// Instructions.
     pub instructions: Cost,
     /// Bytes of stack.
     pub stack: u32,
-    /// Of all outputs.
+    /// Of the outputs for [`ROWS`].
     pub digest: Digest,
 }
 
@@ -276,7 +277,7 @@ pub fn measure(firmware: &Firmware, blob: &[u8]) -> Result<Measured, DeviceError
                 median: talk.instructions(&line, "median")?,
                 max: talk.instructions(&line, "most")?,
             },
-            stack: talk.number(&line, "stack")?,
+            stack: talk.stack(&line)?,
             digest: Digest(talk.bits(line.field("digest"))?),
         };
         match line.name.as_str() {
@@ -328,7 +329,7 @@ pub fn contest(
                         median: 0,
                         max: 0,
                     },
-                    stack: talk.number(&line, "stack")?,
+                    stack: talk.stack(&line)?,
                     struct_bytes: talk.number(&line, "struct")?,
                     outputs: Vec::new(),
                 });
@@ -450,6 +451,13 @@ impl Talk {
                 let ticks = ticks.saturating_sub(self.ticks_of_nothing);
                 Ok(self.machine.unit().count(ticks))
             }
+        }
+    }
+
+    fn stack(&self, line: &Line) -> Result<u32, DeviceError> {
+        match self.number(line, "stack")? {
+            u32::MAX => Err(self.garbled("more stack than it painted")),
+            bytes => Ok(bytes),
         }
     }
 

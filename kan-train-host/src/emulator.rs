@@ -254,7 +254,7 @@ pub fn availability_with(workspace: &Path, machine: Machine) -> Result<(), Devic
 ///
 /// This process may itself run under cargo, which leaves its own settings in the environment:
 /// those that would change the firmware, or the toolchain that builds it, are not passed on.
-fn toolchain(program: &str) -> Command {
+pub fn toolchain(program: &str) -> Command {
     const PASSED_ON: [&str; 6] = [
         "CARGO_HOME",
         "CARGO_TARGET_DIR",

@@ -2,8 +2,13 @@
 //! more instructions, stack, flash and bytes of blob than `budgets.json` allows. `cargo budgets` records
 //! that file anew.
 
-use std::{collections::BTreeMap, fs, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    sync::OnceLock,
+};
 
+use firmware_example::stimulus::{ROWS, Stimulus};
 use kan_core::{
     blob::{Head, Scalar},
     kinds,
@@ -17,6 +22,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{blob::Random, device, integer};
+
+/// The build script of kan-core, which chooses among its kernels.
+#[allow(dead_code)]
+#[path = "../../kan-core/build.rs"]
+mod build;
+use build::Processor;
 
 /// Where the limits are.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budgets.json");
@@ -48,7 +59,8 @@ struct Subject {
     residual: bool,
 }
 
-/// Every kind of tables, each dense, pruned, and with 64 inputs.
+/// Every kind of tables, each dense, pruned, and with 64 inputs; of integers also with lists that are
+/// longer than kernels gather, and empty.
 fn subjects() -> Vec<Subject> {
     let shapes: [(&str, &[usize], f32); 4] = [
         ("8-8", &[8, 8], 1.0),
@@ -57,9 +69,21 @@ fn subjects() -> Vec<Subject> {
         ("64-10", &[64, 10], 1.0),
     ];
     let degrees = [("cubic", 3), ("linear", 1), ("step", 0)];
+    let scalars = [("i16", Scalar::I16), ("i8", Scalar::I8)];
     let mut subjects = Vec::new();
+    for (bits, scalar) in scalars {
+        for (kind, degree) in degrees {
+            let layers = integer::model_of_lists(degree, scalar);
+            subjects.push(Subject {
+                name: format!("{kind} {bits} 20-13-10 lists"),
+                blob: integer::encode(Head::Identity, &layers).to_vec(),
+                integer: true,
+                residual: false,
+            });
+        }
+    }
     for (shape, widths, density) in shapes {
-        for (bits, scalar) in [("i16", Scalar::I16), ("i8", Scalar::I8)] {
+        for (bits, scalar) in scalars {
             for (kind, degree) in degrees {
                 let mut random = Random(77);
                 let layers = integer::random_model(&mut random, degree, scalar, widths, density);
@@ -167,8 +191,84 @@ fn a_cortex_m33_with_dsp_computes_the_same_in_fewer_instructions() {
     });
 }
 
+#[test]
+fn kernels_are_those_of_the_processor_that_is_named_last() {
+    let named = |target: &str, flags: &[&str]| Processor::of(target, &flags.join("\x1f"));
+    let (v6m, v7m) = ("thumbv6m-none-eabi", "thumbv7m-none-eabi");
+    let (v7em, v8m) = ("thumbv7em-none-eabihf", "thumbv8m.main-none-eabihf");
+    for (target, flags, kernels, directive) in [
+        (v6m, &[][..], "v6m", ""),
+        (v7m, &[], "v7m", ""),
+        (v7m, &["-Ctarget-cpu=cortex-m3"], "v7m", ""),
+        (v7em, &[], "dsp vfp", ".fpu fpv4-sp-d16"),
+        ("thumbv7em-none-eabi", &[], "dsp", ""),
+        (
+            v7em,
+            &["-Ctarget-cpu=cortex-m7"],
+            "dsp vfp",
+            ".cpu cortex-m7",
+        ),
+        (v8m, &[], "v7m vfp", ".fpu fpv5-sp-d16"),
+        ("thumbv8m.base-none-eabi", &[], "", ""),
+        (
+            v8m,
+            &["-Ctarget-cpu=cortex-m33"],
+            "dsp vfp",
+            ".cpu cortex-m33",
+        ),
+        (
+            v8m,
+            &["-C", "target-cpu=cortex-m55"],
+            "dsp vfp",
+            ".cpu cortex-m55",
+        ),
+        (
+            v8m,
+            &["--codegen=target-cpu=cortex-m85"],
+            "dsp vfp",
+            ".cpu cortex-m85",
+        ),
+        (
+            v8m,
+            &["-Ctarget-feature=+dsp"],
+            "dsp vfp",
+            ".cpu cortex-m33",
+        ),
+        (
+            v8m,
+            &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=-mve,-dsp"],
+            "v7m vfp",
+            ".cpu cortex-m33",
+        ),
+        (
+            v8m,
+            &["-Ctarget-cpu=cortex-m33", "-Ctarget-cpu=generic"],
+            "v7m vfp",
+            ".fpu fpv5-sp-d16",
+        ),
+        (
+            v8m,
+            &["-Clink-arg=-target-cpu=cortex-m33"],
+            "v7m vfp",
+            ".fpu fpv5-sp-d16",
+        ),
+        ("x86_64-unknown-linux-gnu", &[], "", ""),
+        ("aarch64-apple-darwin", &["-Ctarget-cpu=cortex-m33"], "", ""),
+    ] {
+        let has = |name: &str| kernels.split(' ').any(|kernel| kernel == name);
+        let expected = Processor {
+            v6m: has("v6m"),
+            v7m: has("v7m"),
+            dsp: has("dsp"),
+            vfp: has("vfp"),
+            directive: directive.into(),
+        };
+        assert_eq!(named(target, flags), expected, "{target} {flags:?}");
+    }
+}
+
 /// Integers take the same instructions for every input on every core; floats do where an FPU computes
-/// them and there is no exponential.
+/// them and there is no exponential: on 10,000 inputs.
 #[test]
 fn every_input_takes_the_same_instructions() {
     let measured = measurements();
@@ -182,6 +282,34 @@ fn every_input_takes_the_same_instructions() {
             }
         }
     }
+}
+
+/// Rows of extremes alone, of none, and of both.
+#[test]
+fn extremes_stand_alone_and_among_other_numbers() {
+    let (mut stimulus, mut floats, mut integers) = (Stimulus::default(), [0; 3], [0; 3]);
+    let count = |counts: &mut [usize; 3], extremes: usize| match extremes {
+        0 => counts[0] += 1,
+        8 => counts[2] += 1,
+        _ => counts[1] += 1,
+    };
+    let mut mixed = HashSet::new();
+    for k in 0..ROWS {
+        let row = stimulus.floats::<8>(k);
+        let is_finite = |x: &&f32| x.is_finite() && **x != f32::MAX;
+        count(&mut floats, 8 - row.iter().filter(is_finite).count());
+        if row.iter().any(|x| is_finite(&x)) {
+            let extremes = row.iter().filter(|x| !is_finite(x));
+            mixed.extend(extremes.map(|x| x.to_bits()));
+        }
+        let row = stimulus.integers::<8>(k);
+        let ends = row.iter().filter(|x| [i32::MIN, i32::MAX].contains(x));
+        count(&mut integers, ends.count());
+    }
+    for counts in [floats, integers] {
+        assert!(counts.iter().all(|&count| count >= 90), "{counts:?}");
+    }
+    assert_eq!(mixed.len(), 4);
 }
 
 /// What another node costs is always the same, and the fineness of the grids costs nothing.
