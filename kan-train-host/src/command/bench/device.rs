@@ -35,7 +35,8 @@ Example: kan bench device
 
 Builds the bench firmware and runs it in QEMU, on a machine for each core. Prints Markdown tables:
 - each model with tables of every kind. Instructions are of eval_q (integers in, integers out) or,
-  for tables of 32 bits, of eval, over 1000 inputs with extremes and NaN among them; the text is
+  for tables of 32 bits, of eval, over 1000 inputs with extremes and NaN among them (least and most
+  over 10,000 where all are to take the same); the text is
   what kan-core adds to a firmware for this kind alone; the error is the largest distance from the
   float network over 1000 points of its domain, whose outputs are of order one;
 - `growth`: the instructions against edges and intervals;
