@@ -14,8 +14,8 @@ use kan_core::{
     kinds,
 };
 use kan_train_host::{
-    benchmark::{self, Call, MACHINES, Measured, SMALL, SPEED, Scales},
-    emulator::{Firmware, Machine, Recipe},
+    benchmark::{self, BUILDS, Build, Call, Measured, SMALL, Scales},
+    emulator::Firmware,
     evaluator::Evaluator,
 };
 use rayon::prelude::*;
@@ -123,23 +123,26 @@ impl Subject {
     }
 }
 
-/// What was measured, by machine and model.
+/// What was measured, by core and model.
 type Measurements = BTreeMap<(&'static str, String), Measured>;
 
-/// All models on all machines, measured once.
+/// All models on all cores, measured once.
 fn measurements() -> &'static Measurements {
     static ALL: OnceLock<Measurements> = OnceLock::new();
     ALL.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let images = MACHINES.map(|(machine, _)| {
-            benchmark::firmware(machine, None, folder.path())
-                .unwrap_or_else(|error| panic!("{machine}: {error}"))
+        let images = BUILDS.map(|build| {
+            let image = benchmark::firmware(build, None, folder.path());
+            (
+                build,
+                image.unwrap_or_else(|error| panic!("{}: {error}", build.core)),
+            )
         });
         let subjects = subjects();
         let of_image = |image| subjects.par_iter().map(move |subject| (image, subject));
         let tasks = images.par_iter().flat_map(of_image);
-        let measured = tasks.map(|(image, subject)| {
-            let name = (image.machine().name(), subject.name.clone());
+        let measured = tasks.map(|((build, image), subject)| {
+            let name = (build.core, subject.name.clone());
             (name, measure(image, &subject.blob))
         });
         measured.collect()
@@ -151,9 +154,9 @@ fn measurements() -> &'static Measurements {
 fn every_core_computes_the_bits_of_the_host() {
     let measured = measurements();
     for subject in subjects() {
-        for (machine, _) in MACHINES {
-            let of_model = &measured[&(machine.name(), subject.name.clone())];
-            let what = format!("{machine}: {}", subject.name);
+        for Build { core, .. } in BUILDS {
+            let of_model = &measured[&(core, subject.name.clone())];
+            let what = format!("{core}: {}", subject.name);
             assert_bits(of_model, &subject.blob, &what);
         }
     }
@@ -161,34 +164,13 @@ fn every_core_computes_the_bits_of_the_host() {
 
 /// A Cortex-M33 runs the kernels of the DSP extension where the build says that it has it.
 #[test]
-fn a_cortex_m33_with_dsp_computes_the_same_in_fewer_instructions() {
-    let machine = Machine::Mps2An505;
-    let recipe = Recipe {
-        binary: "bench",
-        profile: SPEED,
-        target: machine.target(),
-        features: &[machine.board().feature],
-        environment: &[(
-            "CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_RUSTFLAGS",
-            "-Ctarget-cpu=cortex-m33",
-        )],
-    };
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("bench");
-    let image = recipe.build().unwrap_or_else(|error| panic!("{error}"));
-    fs::write(&path, image).expect("it is written");
-    let image = Firmware::open(machine, &path).expect("it is an image");
-    subjects().par_iter().for_each(|subject| {
-        let name = &subject.name;
-        let measured = measure(&image, &subject.blob);
-        assert_bits(&measured, &subject.blob, name);
-        if subject.integer {
-            let with = integers_of(&measured).instructions;
-            assert_eq!(with.min, with.max, "{name}");
-            let without = integers_of(&measurements()[&(machine.name(), name.clone())]);
-            assert!(with.max < without.instructions.min, "{name}: {}", with.max);
-        }
-    });
+fn a_cortex_m33_with_dsp_takes_fewer_instructions() {
+    let measured = measurements();
+    for Subject { name, .. } in subjects().iter().filter(|subject| subject.integer) {
+        let [without, with] = ["M33", "M33+DSP"]
+            .map(|core| integers_of(&measured[&(core, name.clone())]).instructions);
+        assert!(with.max < without.min, "{name}: {}", with.max);
+    }
 }
 
 #[test]
@@ -273,12 +255,12 @@ fn kernels_are_those_of_the_processor_that_is_named_last() {
 fn every_input_takes_the_same_instructions() {
     let measured = measurements();
     for subject in subjects() {
-        for (machine, _) in MACHINES {
-            let of_model = &measured[&(machine.name(), subject.name.clone())];
-            let has_fpu = !matches!(machine, Machine::Microbit | Machine::Mps2An385);
+        for Build { core, .. } in BUILDS {
+            let of_model = &measured[&(core, subject.name.clone())];
+            let has_fpu = !matches!(core, "M0" | "M3");
             if subject.integer || has_fpu && !subject.residual {
                 let count = subject.call(of_model).instructions;
-                assert_eq!(count.min, count.max, "{machine}: {}", subject.name);
+                assert_eq!(count.min, count.max, "{core}: {}", subject.name);
             }
         }
     }
@@ -327,8 +309,11 @@ fn cost_is_linear_in_edges_and_constant_in_intervals() {
     println!("| machine | edges | intervals | cubic `i16` | linear | step |");
     println!("|---|---|---|---|---|---|");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for machine in [Machine::Mps2An386, Machine::Microbit] {
-        let image = benchmark::firmware(machine, None, folder.path());
+    for build in (BUILDS.iter().rev()).filter(|build| ["M4F", "M0"].contains(&build.core)) {
+        let (image, machine) = (
+            benchmark::firmware(*build, None, folder.path()),
+            build.machine,
+        );
         let image = image.unwrap_or_else(|error| panic!("{machine}: {error}"));
         let counts = shapes.map(|(inputs, intervals)| {
             let counts = models(inputs, intervals)
@@ -369,19 +354,26 @@ struct Budgets {
     flash: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
+/// What a machine or target is called where a build may say more.
+fn with_cpu(name: &str, build: Build) -> String {
+    let cpu = build.cpu.map(|cpu| format!(" {cpu}"));
+    name.to_owned() + &cpu.unwrap_or_default()
+}
+
 impl Budgets {
     fn measure() -> Self {
         let mut budgets = Self::default();
         for subject in subjects() {
-            for (machine, _) in MACHINES {
-                let measured = &measurements()[&(machine.name(), subject.name.clone())];
+            for build in BUILDS {
+                let measured = &measurements()[&(build.core, subject.name.clone())];
                 let call = subject.call(measured);
                 let limits = Limits {
                     instructions: call.instructions.max,
                     stack: call.stack,
                     blob: subject.blob.len(),
                 };
-                let of_machine = budgets.models.entry(machine.name().into()).or_default();
+                let of_machine = budgets.models.entry(with_cpu(build.machine.name(), build));
+                let of_machine = of_machine.or_default();
                 of_machine.insert(subject.name.clone(), limits);
             }
         }
@@ -391,19 +383,19 @@ impl Budgets {
             ("cubic f32", kinds::CUBIC_F32),
             ("all", kinds::ALL),
         ];
-        for (machine, _) in MACHINES {
-            let target = machine.target();
+        for build in BUILDS {
+            let target = with_cpu(build.target(), build);
             // The M7 is of the M4F's target.
-            if budgets.flash.contains_key(target) {
+            if budgets.flash.contains_key(&target) {
                 continue;
             }
-            let scales = Scales::tared(target, SMALL).unwrap_or_else(|error| panic!("{error}"));
+            let scales = Scales::tared(build, SMALL).unwrap_or_else(|error| panic!("{error}"));
             let sizes = sets.map(|(name, kinds)| {
                 let size = scales.kan_core(kinds);
                 let size = size.unwrap_or_else(|error| panic!("{target}: {name}: {error}"));
                 (name.to_owned(), size.flash())
             });
-            budgets.flash.insert(target.to_owned(), sizes.into());
+            budgets.flash.insert(target, sizes.into());
         }
         budgets
     }
