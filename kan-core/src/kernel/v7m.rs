@@ -5,8 +5,8 @@
 //! allow: only the first of them then takes two cycles. Steps are added and weighed once.
 //!
 //! All kernels take the same instructions for every input, but not the same cycles on a Cortex-M3: its
-//! UMULL and UMLAL, three a node of cubic splines and one of others, end after three to five, sooner the
-//! smaller their factors are.
+//! UMULL, two a node of cubic splines, takes three to five of them, and its UMLAL, one a node, four to
+//! seven, the fewer the smaller their factors are.
 
 use core::arch::naked_asm;
 

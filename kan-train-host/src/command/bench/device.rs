@@ -346,7 +346,7 @@ impl Chosen {
         if args.only.is_empty() {
             names = all;
         }
-        Ok(Self { machines, names })
+        Ok(Self { builds, names })
     }
 
     fn has(&self, name: &str) -> bool {
@@ -362,8 +362,8 @@ struct Bench<'a> {
     chosen: Chosen,
     /// For images.
     folder: tempfile::TempDir,
-    /// What kan-core takes with a kind of tables, by target and profile: weighed once.
-    texts: RefCell<Vec<(&'static str, &'static str, Kind, u64)>>,
+    /// What kan-core takes with a kind of tables, by flags and profile: weighed once.
+    texts: RefCell<Vec<(String, &'static str, Kind, u64)>>,
     console: &'a Console,
 }
 
@@ -523,12 +523,12 @@ impl Bench<'_> {
         profile: &'static str,
         kinds: &[Kind],
     ) -> Result<Vec<u64>, Failure> {
-        let target = (build.target(), build.cpu);
+        let flags = build.flags();
         let known = |kind: Kind| {
             let texts = self.texts.borrow();
             let found = texts
                 .iter()
-                .find(|text| (text.0, text.1, text.2) == (target, profile, kind));
+                .find(|text| (&text.0, text.1, text.2) == (&flags, profile, kind));
             found.map(|text| text.3)
         };
         let mut scales = None;
@@ -543,7 +543,9 @@ impl Bench<'_> {
                 };
                 scales = Some(tared);
                 let bytes = tared.kan_core(benchmark::only(kind))?.flash();
-                self.texts.borrow_mut().push((target, profile, kind, bytes));
+                self.texts
+                    .borrow_mut()
+                    .push((flags.clone(), profile, kind, bytes));
             }
             texts.push(known(kind).unwrap_or_default());
         }
