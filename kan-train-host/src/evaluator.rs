@@ -192,9 +192,10 @@ impl Evaluator {
     ///
     /// They are least-squares fits to exact counts in QEMU (rustc 1.95, profile `firmware`: opt-level `s`,
     /// fat LTO). `cargo firmware-cost` prints the counts, how far the estimates are from them, and the
-    /// fitted constants. A test keeps them within 7 %, of tables of integers within 17 % (without an FPU
-    /// what conversions take depends on the numbers), and within 20 % of those where they are pruned. Hidden layers clear sums of 64 nodes: firmware for one
-    /// small model needs some 200 instructions fewer.
+    /// fitted constants. A test keeps them within 7 %, of tables of integers within 15 %, and within 25 %
+    /// of those where they are pruned (what that costs depends on how many lists of nodes it leaves).
+    /// Hidden layers clear sums of 64 nodes: firmware for one small model needs some 200 instructions
+    /// fewer.
     pub fn instructions(&self) -> Instructions {
         let model = self.model();
         let on = |costs: &Costs| {

@@ -311,8 +311,8 @@ fn instructions_are_as_estimated() {
             let _ = write!(cells, " {count} | {:+.1} % |", 100.0 * off);
             let most = match (subject.evaluator.bits(), subject.sparse) {
                 (32, _) => 0.07,
-                (_, false) => 0.17,
-                (_, true) => 0.2,
+                (_, false) => 0.15,
+                (_, true) => 0.25,
             };
             let what = format!("{kind} {widths:?}: {count}, estimated {estimate}");
             far.push((off.abs() < most, what));
