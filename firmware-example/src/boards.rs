@@ -12,6 +12,8 @@ pub struct Board {
     pub about: &'static str,
     /// The Rust target of its processor.
     pub target: &'static str,
+    /// The processor, by rustc's name, where that says of instructions that not all of the target have.
+    pub cpu: Option<&'static str>,
     /// QEMU's name of it, if QEMU emulates it.
     pub machine: Option<&'static str>,
     /// The name that `probe-rs` has for its chip, if it exists outside of QEMU.
@@ -46,6 +48,7 @@ const MPS2: Board = Board {
     feature: "mps2",
     about: "Arm's MPS2 with image AN386 in QEMU: Cortex-M4F",
     target: "thumbv7em-none-eabihf",
+    cpu: None,
     machine: Some("mps2-an386"),
     chip: None,
     uf2_family: None,
@@ -62,6 +65,7 @@ pub const BOARDS: [Board; 9] = [
         name: "mps2-an385",
         about: "Arm's MPS2 with image AN385 in QEMU: Cortex-M3",
         target: "thumbv7m-none-eabi",
+        cpu: None,
         machine: Some("mps2-an385"),
         ..MPS2
     },
@@ -76,6 +80,7 @@ pub const BOARDS: [Board; 9] = [
         feature: "mps2-an505",
         about: "Arm's MPS2 with image AN505 in QEMU: Cortex-M33",
         target: "thumbv8m.main-none-eabihf",
+        cpu: None,
         machine: Some("mps2-an505"),
         memory: include_str!("../boards/mps2-an505.x"),
         ..MPS2
@@ -85,6 +90,7 @@ pub const BOARDS: [Board; 9] = [
         feature: "microbit",
         about: "BBC micro:bit version 1, nRF51822: Cortex-M0",
         target: "thumbv6m-none-eabi",
+        cpu: None,
         machine: Some("microbit"),
         chip: Some("nRF51822_xxAA"),
         uf2_family: None,
@@ -98,6 +104,7 @@ pub const BOARDS: [Board; 9] = [
         feature: "netduinoplus2",
         about: "Netduino Plus 2 and STM32F4DISCOVERY, STM32F405 and F407: Cortex-M4F",
         target: "thumbv7em-none-eabihf",
+        cpu: None,
         machine: Some("netduinoplus2"),
         chip: Some("STM32F405RGTx"),
         uf2_family: None,
@@ -111,6 +118,7 @@ pub const BOARDS: [Board; 9] = [
         feature: "nrf52840-dk",
         about: "Nordic's nRF52840-DK: Cortex-M4F",
         target: "thumbv7em-none-eabihf",
+        cpu: None,
         machine: None,
         chip: Some("nRF52840_xxAA"),
         uf2_family: None,
@@ -124,6 +132,7 @@ pub const BOARDS: [Board; 9] = [
         feature: "pico",
         about: "Raspberry Pi Pico, RP2040: Cortex-M0+",
         target: "thumbv6m-none-eabi",
+        cpu: None,
         machine: None,
         chip: Some("RP2040"),
         uf2_family: Some(0xE48B_FF56),
@@ -137,6 +146,7 @@ pub const BOARDS: [Board; 9] = [
         feature: "pico2",
         about: "Raspberry Pi Pico 2, RP2350: Cortex-M33",
         target: "thumbv8m.main-none-eabihf",
+        cpu: Some("cortex-m33"),
         machine: None,
         chip: Some("RP235x"),
         uf2_family: Some(0xE48B_FF59),

@@ -1,8 +1,11 @@
 //! The inputs that the binary `bench` evaluates a model on, and the sum of what comes out: the same on a
 //! device and on the host, so that one number tells whether both computed the same bits.
 
-/// Input vectors of a benchmark.
+/// Input vectors of a benchmark, of which the outputs and the median count are.
 pub const ROWS: usize = 1000;
+
+/// Those on which calls are tried that are to take the same instructions for every input.
+pub const MORE_ROWS: usize = 10_000;
 
 /// Numbers of every magnitude, by xorshift64, and all that is extreme.
 pub struct Stimulus(u64);
@@ -21,24 +24,42 @@ impl Stimulus {
         self.0 as i32
     }
 
-    /// The next row, of integers: every tenth time an end of their range.
+    /// The next row, of integers: every tenth time an end of their range; in half of the
+    /// others each may be one.
     pub fn integers<const N: usize>(&mut self, row: usize) -> [i32; N] {
-        [(); N].map(|()| match (self.next(), row % 20) {
-            (_, 0) => i32::MIN,
-            (_, 1) => i32::MAX,
-            (number, shift) => number >> shift,
+        [(); N].map(|()| {
+            let number = self.next();
+            match extreme(number, row) {
+                0 => i32::MIN,
+                1 => i32::MAX,
+                _ => number >> (row % 20),
+            }
         })
     }
 
-    /// The next row, of floats: every fifth time none that is finite, or the largest.
+    /// The next row, of floats: every fifth time none that is finite, or the largest; in half of
+    /// the others each may be such a number.
     pub fn floats<const N: usize>(&mut self, row: usize) -> [f32; N] {
-        [(); N].map(|()| match (self.next(), row % 20) {
-            (_, 0) => f32::NAN,
-            (_, 1) => f32::INFINITY,
-            (_, 2) => f32::NEG_INFINITY,
-            (_, 3) => f32::MAX,
-            (number, shift) => (number >> shift) as f32 / 65_536.0,
+        [(); N].map(|()| {
+            let number = self.next();
+            match extreme(number, row) {
+                0 => f32::NAN,
+                1 => f32::INFINITY,
+                2 => f32::NEG_INFINITY,
+                3 => f32::MAX,
+                _ => (number >> (row % 20)) as f32 / 65_536.0,
+            }
         })
+    }
+}
+
+/// Which extreme stands in a number's place, if any of those counted from 0: one for all of a row, or in
+/// half of the other rows each for one number in sixteen.
+fn extreme(number: i32, row: usize) -> usize {
+    match (row % 20, row / 20 % 2) {
+        (whole @ ..4, _) => whole,
+        (_, 0) => usize::MAX,
+        _ => (number & 15) as usize,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::kernel::Plan;
 use crate::kernel::{Place, Slot};
 use crate::kinds;
 
-/// The sum of weights, as magnitudes: 1 in Q15, and twice what rounding can make negative.
+/// The sum of weights, as magnitudes: 1 in Q15, and 2 of slack. (None of them is negative.)
 const CUBIC_WEIGHTS: u32 = 32_770;
 
 /// The weight of a coefficient of degree 0, and of both of degree 1 together: 1 in Q14.
@@ -18,7 +18,8 @@ const LINEAR_WEIGHTS: u32 = 16_384;
 /// such sums in one register, 16 bits each.
 const LARGEST_PACKED: u32 = 32_767;
 
-/// The largest of a layer of degree 3: 16 bits are enough for it.
+/// The largest of a layer of degree 3: ⌊(2³¹ − 1) / 32 772⌋, as if the slack were 4. It is less than 2¹⁶, so
+/// that the product with the weights fits 32 bits.
 const LARGEST_SUM: u32 = 65_527;
 
 /// A coefficient.

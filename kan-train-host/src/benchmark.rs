@@ -24,13 +24,52 @@ use crate::network::{Base, Network};
 use crate::predictor::{FORMAT, Predictor, Range, Scale};
 use crate::spline::Grid;
 
-/// A machine for each core, and the core.
-pub const MACHINES: [(Machine, &str); 5] = [
-    (Machine::Microbit, "M0"),
-    (Machine::Mps2An385, "M3"),
-    (Machine::Mps2An386, "M4F"),
-    (Machine::Mps2An500, "M7"),
-    (Machine::Mps2An505, "M33"),
+/// How firmware is built, and where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// A machine of the core.
+    pub machine: Machine,
+    /// The core, and what it is said to have besides.
+    pub core: &'static str,
+    /// What rustc is told of the processor.
+    pub cpu: Option<&'static str>,
+}
+
+impl Build {
+    /// As rustc builds for the target without flags.
+    const fn plain(machine: Machine, core: &'static str) -> Self {
+        let cpu = None;
+        Self { machine, core, cpu }
+    }
+
+    /// The Rust target.
+    pub fn target(&self) -> &'static str {
+        self.machine.target()
+    }
+
+    /// [`FLAGS`] and those of its own.
+    pub fn flags(&self) -> String {
+        let cpu = self.cpu.map(|cpu| format!(" -C target-cpu={cpu}"));
+        format!(
+            "{FLAGS} --target {}{}",
+            self.target(),
+            cpu.unwrap_or_default()
+        )
+    }
+}
+
+/// A build for each core.
+pub const BUILDS: [Build; 6] = [
+    Build::plain(Machine::Microbit, "M0"),
+    Build::plain(Machine::Mps2An385, "M3"),
+    Build::plain(Machine::Mps2An386, "M4F"),
+    Build::plain(Machine::Mps2An500, "M7"),
+    Build::plain(Machine::Mps2An505, "M33"),
+    Build {
+        machine: Machine::Mps2An505,
+        core: "M33+DSP",
+        cpu: Some("cortex-m33"),
+    },
 ];
 
 /// The profile whose instructions are counted.
@@ -112,31 +151,32 @@ pub fn only(kind: Kind) -> u16 {
     }
 }
 
-/// Builds the bench firmware for a machine in `folder`; with `peer`, for rows of a data set.
+/// Builds the bench firmware in `folder`; with `peer`, for rows of a data set.
 ///
 /// # Errors
 /// Those of a build.
 pub fn firmware(
-    machine: Machine,
+    build: Build,
     peer: Option<&Peer<'_>>,
     folder: &Path,
 ) -> Result<Firmware, DeviceError> {
-    let board = machine.board().feature;
+    let board = build.machine.board().feature;
     let environment = peer.map_or(Vec::new(), Peer::environment);
     let image = Recipe {
         binary: "bench",
         profile: SPEED,
-        target: machine.target(),
+        target: build.target(),
+        cpu: build.cpu,
         features: &[board, "peer"][..if peer.is_some() { 2 } else { 1 }],
         environment: &borrowed(&environment),
     }
     .build()?;
-    let path = folder.join(machine.name());
+    let path = folder.join(build.core);
     fs::write(&path, image).map_err(|source| DeviceError::Io {
         what: path.display().to_string(),
         source,
     })?;
-    Firmware::open(machine, &path)
+    Firmware::open(build.machine, &path)
 }
 
 fn borrowed<'a>(environment: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
@@ -144,10 +184,10 @@ fn borrowed<'a>(environment: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a 
     pairs.map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-/// Weighs what firmware for a target has beyond that without a model.
+/// Weighs what firmware has beyond that without a model.
 #[derive(Clone, Copy, Debug)]
 pub struct Scales {
-    target: &'static str,
+    build: Build,
     profile: &'static str,
     nothing: Size,
 }
@@ -157,14 +197,14 @@ impl Scales {
     ///
     /// # Errors
     /// Those of a build.
-    pub fn tared(target: &'static str, profile: &'static str) -> Result<Self, DeviceError> {
+    pub fn tared(build: Build, profile: &'static str) -> Result<Self, DeviceError> {
         let nothing = Size {
             text: 0,
             data: 0,
             bss: 0,
         };
         let empty = Self {
-            target,
+            build,
             profile,
             nothing,
         };
@@ -199,7 +239,8 @@ impl Scales {
         let recipe = Recipe {
             binary,
             profile: self.profile,
-            target: self.target,
+            target: self.build.target(),
+            cpu: self.build.cpu,
             features,
             environment,
         };
@@ -242,14 +283,15 @@ impl Peer<'_> {
     }
 }
 
-/// What the calls of one function took on the rows of the stimulus.
+/// What the calls of one function took on the rows of the stimulus: on [`ROWS`], and the least and most
+/// instructions on ten times as many where they are to be the same for every input.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// Instructions.
     pub instructions: Cost,
     /// Bytes of stack.
     pub stack: u32,
-    /// Of all outputs.
+    /// Of the outputs for [`ROWS`].
     pub digest: Digest,
 }
 
@@ -276,7 +318,7 @@ pub fn measure(firmware: &Firmware, blob: &[u8]) -> Result<Measured, DeviceError
                 median: talk.instructions(&line, "median")?,
                 max: talk.instructions(&line, "most")?,
             },
-            stack: talk.number(&line, "stack")?,
+            stack: talk.stack(&line)?,
             digest: Digest(talk.bits(line.field("digest"))?),
         };
         match line.name.as_str() {
@@ -328,7 +370,7 @@ pub fn contest(
                         median: 0,
                         max: 0,
                     },
-                    stack: talk.number(&line, "stack")?,
+                    stack: talk.stack(&line)?,
                     struct_bytes: talk.number(&line, "struct")?,
                     outputs: Vec::new(),
                 });
@@ -450,6 +492,13 @@ impl Talk {
                 let ticks = ticks.saturating_sub(self.ticks_of_nothing);
                 Ok(self.machine.unit().count(ticks))
             }
+        }
+    }
+
+    fn stack(&self, line: &Line) -> Result<u32, DeviceError> {
+        match self.number(line, "stack")? {
+            u32::MAX => Err(self.garbled("more stack than it painted")),
+            bytes => Ok(bytes),
         }
     }
 

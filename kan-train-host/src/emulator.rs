@@ -254,7 +254,7 @@ pub fn availability_with(workspace: &Path, machine: Machine) -> Result<(), Devic
 ///
 /// This process may itself run under cargo, which leaves its own settings in the environment:
 /// those that would change the firmware, or the toolchain that builds it, are not passed on.
-fn toolchain(program: &str) -> Command {
+pub fn toolchain(program: &str) -> Command {
     const PASSED_ON: [&str; 6] = [
         "CARGO_HOME",
         "CARGO_TARGET_DIR",
@@ -306,6 +306,8 @@ pub struct Recipe<'a> {
     pub profile: &'a str,
     /// The Rust target.
     pub target: &'a str,
+    /// The processor, if rustc is to know more than the target.
+    pub cpu: Option<&'a str>,
     /// Features.
     pub features: &'a [&'a str],
     /// Variables of the environment that the build reads.
@@ -328,6 +330,9 @@ impl Recipe<'_> {
 
     /// Builds it where the next build of the same binary for the same target will be.
     fn build_in_place(&self) -> Result<PathBuf, DeviceError> {
+        let flags = self
+            .cpu
+            .map(|cpu| ("RUSTFLAGS", format!("-Ctarget-cpu={cpu}")));
         let build = toolchain("cargo")
             .args(["build", "--quiet", "--profile", self.profile])
             .args(["--package", "firmware-example", "--bin", self.binary])
@@ -335,6 +340,7 @@ impl Recipe<'_> {
             .args(["--features", &self.features.join(",")])
             .args(["--message-format", "json-render-diagnostics"])
             .envs(self.environment.iter().copied())
+            .envs(flags)
             .stdin(Stdio::null())
             .output()
             .map_err(|source| DeviceError::Io {
@@ -368,6 +374,7 @@ pub fn build(board: &Board, binary: &str) -> Result<PathBuf, DeviceError> {
         binary,
         profile: "firmware",
         target: board.target,
+        cpu: board.cpu,
         features: &[board.feature],
         environment: &[],
     };

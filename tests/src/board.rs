@@ -84,6 +84,13 @@ fn the_firmware_of_every_board_builds_and_fits() {
                 "{} {binary}",
                 board.name
             );
+            // Every kind of tables, by the kernels of the processor.
+            let has_dsp = file.symbols().any(|symbol| {
+                let name = object::ObjectSymbol::name(&symbol);
+                name.is_ok_and(|name| name.contains("6kernel3dsp"))
+            });
+            let expected = board.target.starts_with("thumbv7em") || board.name == "pico2";
+            assert_eq!(has_dsp, expected, "{} {binary}", board.name);
             let (start, end) = (symbol("__model_start"), symbol("__model_end"));
             assert_eq!((start, end - start), (region.start, region.bytes));
         }
@@ -262,6 +269,11 @@ fn a_project_for_every_board_builds_and_on_emulated_boards_runs() {
             board.name
         ));
         assert_eq!(said["target"], board.target);
+        let configuration = fs::read_to_string(desk.path(&format!("{name}/.cargo/config.toml")));
+        let flags = configuration
+            .expect("it is there")
+            .contains("-Ctarget-cpu=cortex-m33");
+        assert_eq!(flags, board.name == "pico2");
         let folder = desk.path(&name);
         let build = cargo(&folder)
             .args(["build", "--quiet"])

@@ -2,21 +2,32 @@
 //! more instructions, stack, flash and bytes of blob than `budgets.json` allows. `cargo budgets` records
 //! that file anew.
 
-use std::{collections::BTreeMap, fs, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    sync::OnceLock,
+};
 
+use firmware_example::stimulus::{ROWS, Stimulus};
 use kan_core::{
     blob::{Head, Scalar},
     kinds,
 };
 use kan_train_host::{
-    benchmark::{self, Call, MACHINES, Measured, SMALL, SPEED, Scales},
-    emulator::{Firmware, Machine, Recipe},
+    benchmark::{self, BUILDS, Build, Call, Measured, SMALL, Scales},
+    emulator::Firmware,
     evaluator::Evaluator,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{blob::Random, device, integer};
+
+/// The build script of kan-core, which chooses among its kernels.
+#[allow(dead_code)]
+#[path = "../../kan-core/build.rs"]
+mod build;
+use build::Processor;
 
 /// Where the limits are.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budgets.json");
@@ -48,7 +59,8 @@ struct Subject {
     residual: bool,
 }
 
-/// Every kind of tables, each dense, pruned, and with 64 inputs.
+/// Every kind of tables, each dense, pruned, and with 64 inputs; of integers also with lists that are
+/// longer than kernels gather, and empty.
 fn subjects() -> Vec<Subject> {
     let shapes: [(&str, &[usize], f32); 4] = [
         ("8-8", &[8, 8], 1.0),
@@ -57,9 +69,21 @@ fn subjects() -> Vec<Subject> {
         ("64-10", &[64, 10], 1.0),
     ];
     let degrees = [("cubic", 3), ("linear", 1), ("step", 0)];
+    let scalars = [("i16", Scalar::I16), ("i8", Scalar::I8)];
     let mut subjects = Vec::new();
+    for (bits, scalar) in scalars {
+        for (kind, degree) in degrees {
+            let layers = integer::model_of_lists(degree, scalar);
+            subjects.push(Subject {
+                name: format!("{kind} {bits} 20-13-10 lists"),
+                blob: integer::encode(Head::Identity, &layers).to_vec(),
+                integer: true,
+                residual: false,
+            });
+        }
+    }
     for (shape, widths, density) in shapes {
-        for (bits, scalar) in [("i16", Scalar::I16), ("i8", Scalar::I8)] {
+        for (bits, scalar) in scalars {
             for (kind, degree) in degrees {
                 let mut random = Random(77);
                 let layers = integer::random_model(&mut random, degree, scalar, widths, density);
@@ -99,23 +123,26 @@ impl Subject {
     }
 }
 
-/// What was measured, by machine and model.
+/// What was measured, by core and model.
 type Measurements = BTreeMap<(&'static str, String), Measured>;
 
-/// All models on all machines, measured once.
+/// All models on all cores, measured once.
 fn measurements() -> &'static Measurements {
     static ALL: OnceLock<Measurements> = OnceLock::new();
     ALL.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let images = MACHINES.map(|(machine, _)| {
-            benchmark::firmware(machine, None, folder.path())
-                .unwrap_or_else(|error| panic!("{machine}: {error}"))
+        let images = BUILDS.map(|build| {
+            let image = benchmark::firmware(build, None, folder.path());
+            (
+                build,
+                image.unwrap_or_else(|error| panic!("{}: {error}", build.core)),
+            )
         });
         let subjects = subjects();
         let of_image = |image| subjects.par_iter().map(move |subject| (image, subject));
         let tasks = images.par_iter().flat_map(of_image);
-        let measured = tasks.map(|(image, subject)| {
-            let name = (image.machine().name(), subject.name.clone());
+        let measured = tasks.map(|((build, image), subject)| {
+            let name = (build.core, subject.name.clone());
             (name, measure(image, &subject.blob))
         });
         measured.collect()
@@ -127,9 +154,9 @@ fn measurements() -> &'static Measurements {
 fn every_core_computes_the_bits_of_the_host() {
     let measured = measurements();
     for subject in subjects() {
-        for (machine, _) in MACHINES {
-            let of_model = &measured[&(machine.name(), subject.name.clone())];
-            let what = format!("{machine}: {}", subject.name);
+        for Build { core, .. } in BUILDS {
+            let of_model = &measured[&(core, subject.name.clone())];
+            let what = format!("{core}: {}", subject.name);
             assert_bits(of_model, &subject.blob, &what);
         }
     }
@@ -137,51 +164,134 @@ fn every_core_computes_the_bits_of_the_host() {
 
 /// A Cortex-M33 runs the kernels of the DSP extension where the build says that it has it.
 #[test]
-fn a_cortex_m33_with_dsp_computes_the_same_in_fewer_instructions() {
-    let machine = Machine::Mps2An505;
-    let recipe = Recipe {
-        binary: "bench",
-        profile: SPEED,
-        target: machine.target(),
-        features: &[machine.board().feature],
-        environment: &[(
-            "CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_RUSTFLAGS",
-            "-Ctarget-cpu=cortex-m33",
-        )],
-    };
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("bench");
-    let image = recipe.build().unwrap_or_else(|error| panic!("{error}"));
-    fs::write(&path, image).expect("it is written");
-    let image = Firmware::open(machine, &path).expect("it is an image");
-    subjects().par_iter().for_each(|subject| {
-        let name = &subject.name;
-        let measured = measure(&image, &subject.blob);
-        assert_bits(&measured, &subject.blob, name);
-        if subject.integer {
-            let with = integers_of(&measured).instructions;
-            assert_eq!(with.min, with.max, "{name}");
-            let without = integers_of(&measurements()[&(machine.name(), name.clone())]);
-            assert!(with.max < without.instructions.min, "{name}: {}", with.max);
-        }
-    });
+fn a_cortex_m33_with_dsp_takes_fewer_instructions() {
+    let measured = measurements();
+    for Subject { name, .. } in subjects().iter().filter(|subject| subject.integer) {
+        let [without, with] = ["M33", "M33+DSP"]
+            .map(|core| integers_of(&measured[&(core, name.clone())]).instructions);
+        assert!(with.max < without.min, "{name}: {}", with.max);
+    }
+}
+
+#[test]
+fn kernels_are_those_of_the_processor_that_is_named_last() {
+    let named = |target: &str, flags: &[&str]| Processor::of(target, &flags.join("\x1f"));
+    let (v6m, v7m) = ("thumbv6m-none-eabi", "thumbv7m-none-eabi");
+    let (v7em, v8m) = ("thumbv7em-none-eabihf", "thumbv8m.main-none-eabihf");
+    for (target, flags, kernels, directive) in [
+        (v6m, &[][..], "v6m", ""),
+        (v7m, &[], "v7m", ""),
+        (v7m, &["-Ctarget-cpu=cortex-m3"], "v7m", ""),
+        (v7em, &[], "dsp vfp", ".fpu fpv4-sp-d16"),
+        ("thumbv7em-none-eabi", &[], "dsp", ""),
+        (
+            v7em,
+            &["-Ctarget-cpu=cortex-m7"],
+            "dsp vfp",
+            ".cpu cortex-m7",
+        ),
+        (v8m, &[], "v7m vfp", ".fpu fpv5-sp-d16"),
+        ("thumbv8m.base-none-eabi", &[], "", ""),
+        (
+            v8m,
+            &["-Ctarget-cpu=cortex-m33"],
+            "dsp vfp",
+            ".cpu cortex-m33",
+        ),
+        (
+            v8m,
+            &["-C", "target-cpu=cortex-m55"],
+            "dsp vfp",
+            ".cpu cortex-m55",
+        ),
+        (
+            v8m,
+            &["--codegen=target-cpu=cortex-m85"],
+            "dsp vfp",
+            ".cpu cortex-m85",
+        ),
+        (
+            v8m,
+            &["-Ctarget-feature=+dsp"],
+            "dsp vfp",
+            ".cpu cortex-m33",
+        ),
+        (
+            v8m,
+            &["-Ctarget-cpu=cortex-m33", "-Ctarget-feature=-mve,-dsp"],
+            "v7m vfp",
+            ".cpu cortex-m33",
+        ),
+        (
+            v8m,
+            &["-Ctarget-cpu=cortex-m33", "-Ctarget-cpu=generic"],
+            "v7m vfp",
+            ".fpu fpv5-sp-d16",
+        ),
+        (
+            v8m,
+            &["-Clink-arg=-target-cpu=cortex-m33"],
+            "v7m vfp",
+            ".fpu fpv5-sp-d16",
+        ),
+        ("x86_64-unknown-linux-gnu", &[], "", ""),
+        ("aarch64-apple-darwin", &["-Ctarget-cpu=cortex-m33"], "", ""),
+    ] {
+        let has = |name: &str| kernels.split(' ').any(|kernel| kernel == name);
+        let expected = Processor {
+            v6m: has("v6m"),
+            v7m: has("v7m"),
+            dsp: has("dsp"),
+            vfp: has("vfp"),
+            directive: directive.into(),
+        };
+        assert_eq!(named(target, flags), expected, "{target} {flags:?}");
+    }
 }
 
 /// Integers take the same instructions for every input on every core; floats do where an FPU computes
-/// them and there is no exponential.
+/// them and there is no exponential: on 10,000 inputs.
 #[test]
 fn every_input_takes_the_same_instructions() {
     let measured = measurements();
     for subject in subjects() {
-        for (machine, _) in MACHINES {
-            let of_model = &measured[&(machine.name(), subject.name.clone())];
-            let has_fpu = !matches!(machine, Machine::Microbit | Machine::Mps2An385);
+        for Build { core, .. } in BUILDS {
+            let of_model = &measured[&(core, subject.name.clone())];
+            let has_fpu = !matches!(core, "M0" | "M3");
             if subject.integer || has_fpu && !subject.residual {
                 let count = subject.call(of_model).instructions;
-                assert_eq!(count.min, count.max, "{machine}: {}", subject.name);
+                assert_eq!(count.min, count.max, "{core}: {}", subject.name);
             }
         }
     }
+}
+
+/// Rows of extremes alone, of none, and of both.
+#[test]
+fn extremes_stand_alone_and_among_other_numbers() {
+    let (mut stimulus, mut floats, mut integers) = (Stimulus::default(), [0; 3], [0; 3]);
+    let count = |counts: &mut [usize; 3], extremes: usize| match extremes {
+        0 => counts[0] += 1,
+        8 => counts[2] += 1,
+        _ => counts[1] += 1,
+    };
+    let mut mixed = HashSet::new();
+    for k in 0..ROWS {
+        let row = stimulus.floats::<8>(k);
+        let is_finite = |x: &&f32| x.is_finite() && **x != f32::MAX;
+        count(&mut floats, 8 - row.iter().filter(is_finite).count());
+        if row.iter().any(|x| is_finite(&x)) {
+            let extremes = row.iter().filter(|x| !is_finite(x));
+            mixed.extend(extremes.map(|x| x.to_bits()));
+        }
+        let row = stimulus.integers::<8>(k);
+        let ends = row.iter().filter(|x| [i32::MIN, i32::MAX].contains(x));
+        count(&mut integers, ends.count());
+    }
+    for counts in [floats, integers] {
+        assert!(counts.iter().all(|&count| count >= 90), "{counts:?}");
+    }
+    assert_eq!(mixed.len(), 4);
 }
 
 /// What another node costs is always the same, and the fineness of the grids costs nothing.
@@ -199,8 +309,11 @@ fn cost_is_linear_in_edges_and_constant_in_intervals() {
     println!("| machine | edges | intervals | cubic `i16` | linear | step |");
     println!("|---|---|---|---|---|---|");
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for machine in [Machine::Mps2An386, Machine::Microbit] {
-        let image = benchmark::firmware(machine, None, folder.path());
+    for build in (BUILDS.iter().rev()).filter(|build| ["M4F", "M0"].contains(&build.core)) {
+        let (image, machine) = (
+            benchmark::firmware(*build, None, folder.path()),
+            build.machine,
+        );
         let image = image.unwrap_or_else(|error| panic!("{machine}: {error}"));
         let counts = shapes.map(|(inputs, intervals)| {
             let counts = models(inputs, intervals)
@@ -241,19 +354,26 @@ struct Budgets {
     flash: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
+/// What a machine or target is called where a build may say more.
+fn with_cpu(name: &str, build: Build) -> String {
+    let cpu = build.cpu.map(|cpu| format!(" {cpu}"));
+    name.to_owned() + &cpu.unwrap_or_default()
+}
+
 impl Budgets {
     fn measure() -> Self {
         let mut budgets = Self::default();
         for subject in subjects() {
-            for (machine, _) in MACHINES {
-                let measured = &measurements()[&(machine.name(), subject.name.clone())];
+            for build in BUILDS {
+                let measured = &measurements()[&(build.core, subject.name.clone())];
                 let call = subject.call(measured);
                 let limits = Limits {
                     instructions: call.instructions.max,
                     stack: call.stack,
                     blob: subject.blob.len(),
                 };
-                let of_machine = budgets.models.entry(machine.name().into()).or_default();
+                let of_machine = budgets.models.entry(with_cpu(build.machine.name(), build));
+                let of_machine = of_machine.or_default();
                 of_machine.insert(subject.name.clone(), limits);
             }
         }
@@ -263,19 +383,19 @@ impl Budgets {
             ("cubic f32", kinds::CUBIC_F32),
             ("all", kinds::ALL),
         ];
-        for (machine, _) in MACHINES {
-            let target = machine.target();
+        for build in BUILDS {
+            let target = with_cpu(build.target(), build);
             // The M7 is of the M4F's target.
-            if budgets.flash.contains_key(target) {
+            if budgets.flash.contains_key(&target) {
                 continue;
             }
-            let scales = Scales::tared(target, SMALL).unwrap_or_else(|error| panic!("{error}"));
+            let scales = Scales::tared(build, SMALL).unwrap_or_else(|error| panic!("{error}"));
             let sizes = sets.map(|(name, kinds)| {
                 let size = scales.kan_core(kinds);
                 let size = size.unwrap_or_else(|error| panic!("{target}: {name}: {error}"));
                 (name.to_owned(), size.flash())
             });
-            budgets.flash.insert(target.to_owned(), sizes.into());
+            budgets.flash.insert(target, sizes.into());
         }
         budgets
     }

@@ -1,8 +1,6 @@
 //! The firmware's application with mocked peripherals, and the proof by linking that nothing of `kan-core`
 //! can panic. (That nothing of the model server can, `board` shows.)
 
-use std::process::Command;
-
 use embedded_hal_mock::eh1::{
     MockError,
     digital::{Mock as Pin, State, Transaction as PinEvent},
@@ -14,6 +12,7 @@ use kan_core::{
     Model, ModelBytes,
     blob::{Aligned, Head, LayerMessage, Message, Node, Scalar},
 };
+use kan_train_host::emulator::toolchain;
 
 use embedded_hal::{
     digital,
@@ -251,30 +250,33 @@ fn an_oven_without_its_adc_does_not_start() {
 
 #[test]
 fn nothing_that_kan_core_offers_a_device_can_panic() {
-    let targets = [
-        "thumbv7em-none-eabihf",
-        "thumbv8m.main-none-eabihf",
-        "thumbv7m-none-eabi",
-        "thumbv6m-none-eabi",
+    // Targets, processors where they matter, and further features.
+    let builds = [
+        ("thumbv7em-none-eabihf", "", ""),
+        ("thumbv7em-none-eabihf", "", ",kan-core/micromath"),
+        ("thumbv8m.main-none-eabihf", "", ""),
+        ("thumbv8m.main-none-eabihf", "-Ctarget-cpu=cortex-m33", ""),
+        ("thumbv7m-none-eabi", "", ""),
+        ("thumbv6m-none-eabi", "", ""),
     ];
     let profiles = ["firmware", "firmware-speed"];
-    for (target, profile) in targets
-        .map(|target| profiles.map(|profile| (target, profile)))
+    for ((target, flags, features), profile) in builds
+        .map(|build| profiles.map(|profile| (build, profile)))
         .concat()
     {
-        let build = Command::new("cargo")
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        let build = toolchain("cargo")
             .args(["build", "--quiet", "--profile", profile])
             .args(["--package", "firmware-example", "--bin", "panic-free"])
-            .args(["--features", "panic-never", "--target", target])
-            .env_remove("RUSTFLAGS")
+            .args(["--features", &format!("panic-never{features}")])
+            .args(["--target", target])
+            .env("RUSTFLAGS", flags)
             .output()
             .expect("cargo starts");
         let said = String::from_utf8_lossy(&build.stderr);
         assert!(
             !said.contains("at least one panicking branch"),
-            "kan-core can panic: firmware-example/src/panic_free.rs does not link for {target} in \
-             profile {profile}, because the compiler finds a panic reachable"
+            "kan-core can panic: firmware-example/src/panic_free.rs does not link for {target} \
+             {flags} {features} in profile {profile}, because the compiler finds a panic reachable"
         );
         assert!(
             build.status.success(),

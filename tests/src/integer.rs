@@ -37,6 +37,29 @@ impl IntegerLayer {
         (inputs, outputs): (usize, usize),
         density: f32,
     ) -> Self {
+        Self::of_groups(random, degree, scalar, inputs, |random| {
+            if density >= 1.0 {
+                return vec![(outputs, None)];
+            }
+            let (mut groups, mut left) = (Vec::new(), outputs);
+            while left > 0 {
+                let some = 1 + random.below(left.min(7));
+                let members = (0..inputs).filter(|_| random.within(0.0, 1.0) < density);
+                groups.push((some, Some(members.collect())));
+                left -= some;
+            }
+            groups
+        })
+    }
+
+    /// The same of the given groups.
+    pub fn of_groups(
+        random: &mut Random,
+        degree: u8,
+        scalar: Scalar,
+        inputs: usize,
+        groups: impl FnOnce(&mut Random) -> Vec<(usize, Option<Vec<usize>>)>,
+    ) -> Self {
         let of_inputs = random.below(2) == 0;
         let shift = if of_inputs { random.below(8) as u32 } else { 0 };
         let mut nodes = Vec::new();
@@ -52,18 +75,7 @@ impl IntegerLayer {
                 first: 0,
             });
         }
-        let mut groups = Vec::new();
-        if density >= 1.0 {
-            groups.push((outputs, None));
-        } else {
-            let mut left = outputs;
-            while left > 0 {
-                let some = 1 + random.below(left.min(7));
-                let members = (0..inputs).filter(|_| random.within(0.0, 1.0) < density);
-                groups.push((some, Some(members.collect())));
-                left -= some;
-            }
-        }
+        let groups = groups(random);
         let most = match (scalar, degree) {
             (Scalar::I8, _) => 127.min(32_000 / inputs),
             (_, 3) => 32_767.min(60_000 / inputs),
@@ -134,6 +146,18 @@ impl IntegerLayer {
             }
         }
         self.number_rows();
+        self
+    }
+
+    /// The same layer with all grids around 0 and of one width, that sums are in the unit of.
+    fn on_sums(mut self, width: u32) -> Self {
+        for k in 0..self.nodes.len() {
+            let intervals = (self.rows(k) - usize::from(self.degree)) as u64;
+            self.nodes[k].hi = (width / 2) as i32;
+            self.nodes[k].width = width;
+            self.nodes[k].scale = ((((intervals << 15) - 1) << 32) / u64::from(width) - 1) as u32;
+        }
+        self.shift = 0;
         self
     }
 
@@ -314,6 +338,27 @@ pub fn random_model(
     layers
 }
 
+/// A model of lists: outputs by 7, 3, 2 and 1 that 17, 9 or no nodes feed. Kernels gather eight at a time.
+pub fn model_of_lists(degree: u8, scalar: Scalar) -> Vec<IntegerLayer> {
+    let mut random = Random(78);
+    let mut layer = |inputs: usize, lists: &[(usize, usize)]| {
+        let list = |count: usize| Some((0..count).map(|k| k * inputs / count).collect());
+        let groups = lists.iter().map(|&(outputs, count)| (outputs, list(count)));
+        IntegerLayer::of_groups(&mut random, degree, scalar, inputs, |_| groups.collect())
+    };
+    let mut first = layer(20, &[(7, 17), (3, 9), (2, 0), (1, 17)]);
+    let last = layer(13, &[(7, 9), (2, 0), (1, 9)]);
+    // Hidden grids cover most of the sums that come.
+    let mut last = last.on_sums(if scalar == Scalar::I8 {
+        1 << 23
+    } else {
+        1 << 27
+    });
+    first.scales = vec![[1000.0, 0.25]; 20];
+    last.scales = vec![[1e-6, 0.0]; 10];
+    vec![first, last]
+}
+
 /// The model of `golden/v1-integers.kan`: four inputs, three outputs, layers of several kinds, two of them
 /// pruned.
 pub fn mixed() -> Vec<IntegerLayer> {
@@ -322,14 +367,10 @@ pub fn mixed() -> Vec<IntegerLayer> {
     let mut layer = |degree, scalar, shape, density, width: Option<u32>| {
         let mut layer = IntegerLayer::random(&mut random, degree, scalar, shape, density);
         layer.scales.clear();
-        for (k, width) in (0..layer.nodes.len()).zip(width.into_iter().cycle()) {
-            let intervals = (layer.rows(k) - usize::from(degree)) as u64;
-            layer.nodes[k].hi = (width / 2) as i32;
-            layer.nodes[k].width = width;
-            layer.nodes[k].scale = ((((intervals << 15) - 1) << 32) / u64::from(width) - 1) as u32;
+        match width {
+            Some(width) => layer.on_sums(width),
+            None => layer,
         }
-        layer.shift *= u32::from(width.is_none());
-        layer
     };
     let mut layers = vec![
         layer(3, Scalar::I16, (4, 7), 1.0, None),
@@ -424,6 +465,30 @@ fn integers_are_evaluated_exactly_as_written_down() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn long_and_empty_lists_are_evaluated_exactly() {
+    let mut random = Random(46);
+    for (degree, scalar, _) in KINDS {
+        let layers = model_of_lists(degree, scalar);
+        let blob = encode(Head::Identity, &layers);
+        let model = Model::<20, 10, 13, 2>::load(&blob).expect("it is good");
+        let mut distinct = HashSet::new();
+        for _ in 0..100 {
+            let input = inputs(&mut random, &layers[0].nodes);
+            let values = input.iter().map(|&x| x.into()).collect();
+            let sums = layers
+                .iter()
+                .fold(values, |values: Vec<i64>, layer| layer.exact(&values));
+            let mut output = [0; 10];
+            model.eval_q_into(&input, &mut output);
+            assert_eq!(output.map(i64::from)[..], sums, "{degree} {scalar:?}");
+            assert_eq!(output[7..9], layers[1].bias[7..9]);
+            distinct.insert(output);
+        }
+        assert!(distinct.len() > 50, "{degree} {scalar:?}: {distinct:?}");
     }
 }
 

@@ -9,10 +9,16 @@
 //! that whatever the input no position leaves the rows of its node, that all rows of a group's members
 //! are in the group's table, and that shifts are less than 32.
 
+#[cfg(any(kan_dsp, kan_v7m))]
+#[macro_use]
+mod thumb;
+
 #[cfg(kan_dsp)]
 mod dsp;
 #[cfg(kan_v6m)]
 mod v6m;
+#[cfg(kan_v7m)]
+mod v7m;
 #[cfg(kan_vfp)]
 mod vfp;
 
@@ -77,6 +83,8 @@ pub(crate) use vfp::{cubic_f32, linear_f32, step_f32};
 use dsp as integers;
 #[cfg(kan_v6m)]
 use v6m as integers;
+#[cfg(kan_v7m)]
+use v7m as integers;
 
 /// A layer, or a group of a layer of integers, as its kernel reads it.
 #[cfg(kan_kernels)]

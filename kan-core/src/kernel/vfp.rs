@@ -67,7 +67,7 @@ macro_rules! add {
             places: *mut Place,
         ) {
             naked_asm!(
-                ".fpu fpv4-sp-d16",
+                env!("KAN_ASSEMBLER"),
                 "push {{r4-r11, lr}}",
                 "vpush {{d8-d15}}",
                 "mov r12, r2",

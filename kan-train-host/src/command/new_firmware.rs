@@ -165,9 +165,14 @@ fn configuration(board: &Board) -> String {
         )
     });
     let target = board.target;
+    let flags = board.cpu.map_or(String::new(), |cpu| {
+        format!("rustflags = [\"-Ctarget-cpu={cpu}\"]\n")
+    });
     let runners = emulated.unwrap_or_default() + &probed.unwrap_or_default();
     // Of a target with a dot in its name cargo finds no runner.
-    format!("[build]\ntarget = \"{target}\"\n\n[target.'cfg(target_os = \"none\")']\n{runners}")
+    format!(
+        "[build]\ntarget = \"{target}\"\n{flags}\n[target.'cfg(target_os = \"none\")']\n{runners}"
+    )
 }
 
 /// What the linker is told.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use std::{fmt, fs, mem};
 
 use kan_train_host::artifact;
-use kan_train_host::benchmark::{self, FLAGS, MACHINES, Measured, Peer, SMALL, SPEED, Scales};
+use kan_train_host::benchmark::{self, BUILDS, Build, FLAGS, Measured, Peer, SMALL, SPEED, Scales};
 use kan_train_host::compile::{self, Compiled, Kind, Options, Tables};
 use kan_train_host::dataset::{Dataset, Target, Task};
 use kan_train_host::device::{Cost, DeviceError};
@@ -33,9 +33,11 @@ Example: kan bench device
          kan bench device --machine mps2-an386 --only 8-8,iris
          kan bench device --data DIR --only accuracy --json
 
-Builds the bench firmware and runs it in QEMU, on a machine for each core. Prints Markdown tables:
+Builds the bench firmware and runs it in QEMU, on a machine for each core; for an M33 as rustc does
+without flags, and with its DSP extension (-C target-cpu=cortex-m33). Prints Markdown tables:
 - each model with tables of every kind. Instructions are of eval_q (integers in, integers out) or,
-  for tables of 32 bits, of eval, over 1000 inputs with extremes and NaN among them; the text is
+  for tables of 32 bits, of eval, over 1000 inputs with extremes and NaN among them (least and most
+  over 10,000 where all are to take the same); the text is
   what kan-core adds to a firmware for this kind alone; the error is the largest distance from the
   float network over 1000 points of its domain, whose outputs are of order one;
 - `growth`: the instructions against edges and intervals;
@@ -61,12 +63,11 @@ pub struct Args {
 
 /// Reads `--machine`.
 fn machine(text: &str) -> Result<Machine, String> {
-    let found = MACHINES
-        .into_iter()
-        .find(|(machine, _)| machine.name() == text);
-    let names = || MACHINES.map(|(machine, _)| machine.name()).join(", ");
-    found
-        .map(|(machine, _)| machine)
+    let plain = || BUILDS.iter().filter(|build| build.cpu.is_none());
+    let names = || Vec::from_iter(plain().map(|build| build.machine.name())).join(", ");
+    plain()
+        .map(|build| build.machine)
+        .find(|machine| machine.name() == text)
         .ok_or_else(|| format!("there are {}", names()))
 }
 
@@ -195,6 +196,8 @@ struct Growth {
 #[derive(Serialize)]
 struct Flash {
     target: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<&'static str>,
     tables: Tables,
     bits: u8,
     bytes: u64,
@@ -249,8 +252,8 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
         return Err(Failure::new(format!("--data {shown}: no such folder")));
     }
     if chosen.needs_machines() {
-        for &(machine, _) in &chosen.machines {
-            emulator::availability(machine)?;
+        for build in &chosen.builds {
+            emulator::availability(build.machine)?;
         }
     }
     let bench = Bench {
@@ -311,14 +314,14 @@ pub fn run(args: &Args, seed: u64, console: &Console) -> Result<(), Failure> {
 
 /// What is asked for.
 struct Chosen {
-    machines: Vec<(Machine, &'static str)>,
+    builds: Vec<Build>,
     names: Vec<&'static str>,
 }
 
 impl Chosen {
     fn of(args: &Args) -> Result<Self, Failure> {
-        let mut machines = MACHINES.to_vec();
-        machines.retain(|(machine, _)| args.machine.is_empty() || args.machine.contains(machine));
+        let mut builds = BUILDS.to_vec();
+        builds.retain(|build| args.machine.is_empty() || args.machine.contains(&build.machine));
         let all: Vec<&str> = (MODELS.iter().map(|(name, ..)| *name))
             .chain([GROWTH, FLASH, ACCURACY])
             .chain(SETS.iter().filter(|set| set.3).map(|set| set.0))
@@ -343,7 +346,7 @@ impl Chosen {
         if args.only.is_empty() {
             names = all;
         }
-        Ok(Self { machines, names })
+        Ok(Self { builds, names })
     }
 
     fn has(&self, name: &str) -> bool {
@@ -359,8 +362,8 @@ struct Bench<'a> {
     chosen: Chosen,
     /// For images.
     folder: tempfile::TempDir,
-    /// What kan-core takes with a kind of tables, by target and profile: weighed once.
-    texts: RefCell<Vec<(&'static str, &'static str, Kind, u64)>>,
+    /// What kan-core takes with a kind of tables, by flags and profile: weighed once.
+    texts: RefCell<Vec<(String, &'static str, Kind, u64)>>,
     console: &'a Console,
 }
 
@@ -378,20 +381,20 @@ impl Bench<'_> {
         ));
     }
 
-    fn firmware(&self, machine: Machine, peer: Option<&Peer<'_>>) -> Result<Firmware, DeviceError> {
-        let what = format!("{machine}: building the firmware");
+    fn firmware(&self, build: Build, peer: Option<&Peer<'_>>) -> Result<Firmware, DeviceError> {
+        let what = format!("{}: building the firmware", build.core);
         self.console.progress(&what, 0, 1);
-        benchmark::firmware(machine, peer, self.folder.path())
+        benchmark::firmware(build, peer, self.folder.path())
     }
 
     /// Runs the bench firmware with all of `blobs` that fit the machine's flash.
     fn measure(
         &self,
-        machine: Machine,
+        build: Build,
         blobs: &[(String, Vec<u8>)],
     ) -> Result<Vec<Option<Measured>>, Failure> {
-        let firmware = self.firmware(machine, None)?;
-        let room = room(machine);
+        let firmware = self.firmware(build, None)?;
+        let room = room(build.machine);
         let bar = self.console.bar();
         let done = AtomicUsize::new(0);
         let all: Result<Vec<Option<Measured>>, DeviceError> = blobs
@@ -402,7 +405,7 @@ impl Bench<'_> {
                     false => None,
                 };
                 let done = 1 + done.fetch_add(1, Ordering::Relaxed);
-                let what = format!("{machine}: {name}");
+                let what = format!("{}: {name}", build.core);
                 advance(bar, &what, done, blobs.len());
                 Ok(measured)
             })
@@ -452,10 +455,11 @@ impl Bench<'_> {
                 "host's bits",
             ],
         );
-        for &(machine, core) in &self.chosen.machines {
-            let measured = self.measure(machine, &blobs)?;
+        for &build in &self.chosen.builds {
+            let Build { machine, core, .. } = build;
+            let measured = self.measure(build, &blobs)?;
             let kinds: Vec<Kind> = subjects.iter().map(|subject| subject.1).collect();
-            let texts = self.texts(machine, SPEED, &kinds)?;
+            let texts = self.texts(build, SPEED, &kinds)?;
             let results = measured.into_iter().zip(texts);
             for ((model, kind, compiled, evaluator, error, edges), (measured, text_bytes)) in
                 subjects.iter().zip(results)
@@ -501,7 +505,7 @@ impl Bench<'_> {
                     max_abs_error: *error,
                     equal_to_host: measured.eval.digest == floats
                         && measured.eval_q.map(|call| call.digest) == integers,
-                    flags: format!("{FLAGS} --target {}", machine.target()),
+                    flags: build.flags(),
                     goal: None,
                 };
                 row.goal = row.judge();
@@ -515,31 +519,33 @@ impl Bench<'_> {
     /// What kan-core takes on a machine with each of the kinds.
     fn texts(
         &self,
-        machine: Machine,
+        build: Build,
         profile: &'static str,
         kinds: &[Kind],
     ) -> Result<Vec<u64>, Failure> {
-        let target = machine.target();
+        let flags = build.flags();
         let known = |kind: Kind| {
             let texts = self.texts.borrow();
             let found = texts
                 .iter()
-                .find(|text| (text.0, text.1, text.2) == (target, profile, kind));
+                .find(|text| (&text.0, text.1, text.2) == (&flags, profile, kind));
             found.map(|text| text.3)
         };
         let mut scales = None;
         let mut texts = Vec::new();
         for (at, &kind) in kinds.iter().enumerate() {
             if known(kind).is_none() {
-                let what = format!("{machine}: the size of {kind}");
+                let what = format!("{}: the size of {kind}", build.core);
                 self.console.progress(&what, at, kinds.len());
                 let tared = match scales {
                     Some(tared) => tared,
-                    None => Scales::tared(target, profile)?,
+                    None => Scales::tared(build, profile)?,
                 };
                 scales = Some(tared);
                 let bytes = tared.kan_core(benchmark::only(kind))?.flash();
-                self.texts.borrow_mut().push((target, profile, kind, bytes));
+                self.texts
+                    .borrow_mut()
+                    .push((flags.clone(), profile, kind, bytes));
             }
             texts.push(known(kind).unwrap_or_default());
         }
@@ -579,9 +585,10 @@ impl Bench<'_> {
             ],
         );
         let mut rows = Vec::new();
-        for &(machine, core) in &self.chosen.machines {
+        for &build in &self.chosen.builds {
+            let Build { machine, core, .. } = build;
             for ((edges, kind, compiled), measured) in
-                subjects.iter().zip(self.measure(machine, &blobs)?)
+                subjects.iter().zip(self.measure(build, &blobs)?)
             {
                 let Some(measured) = measured else {
                     continue;
@@ -616,19 +623,23 @@ impl Bench<'_> {
             &["target", "tables", "bytes", "goal", "met"],
         );
         let mut rows: Vec<Flash> = Vec::new();
-        for &(machine, _) in &self.chosen.machines {
-            let target = machine.target();
-            if rows.iter().any(|row| row.target == target) {
+        for &build in &self.chosen.builds {
+            let (target, cpu) = (build.target(), build.cpu);
+            if (rows.iter()).any(|row| (row.target, row.cpu) == (target, cpu)) {
                 continue;
             }
+            let named = cpu.map_or(String::new(), |cpu| format!(", {cpu}"));
             for kind in Kind::ALL {
-                let bytes = self.texts(machine, SMALL, &[kind])?[0];
-                let has_goal = machine.target().starts_with("thumbv7em");
+                let bytes = self.texts(build, SMALL, &[kind])?[0];
+                let has_goal = target.starts_with("thumbv7em");
                 let goal = has_goal.then(|| Goal::new("bytes", 4096.0, bytes as f64));
                 let cells = Goal::cells(goal);
-                self.say(format_args!("| {target} | {kind} | {bytes} | {cells} |"));
+                self.say(format_args!(
+                    "| {target}{named} | {kind} | {bytes} | {cells} |"
+                ));
                 rows.push(Flash {
                     target,
+                    cpu,
                     tables: kind.tables,
                     bits: kind.bits,
                     bytes,
@@ -774,15 +785,16 @@ impl Bench<'_> {
         }
         let slices: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
         let mut rows = Vec::new();
-        for &(machine, core) in &self.chosen.machines {
-            let firmware = self.firmware(machine, Some(&peer))?;
+        for &build in &self.chosen.builds {
+            let Build { machine, core, .. } = build;
+            let firmware = self.firmware(build, Some(&peer))?;
             self.console
-                .progress(&format!("{machine}: {name}"), 0, set.test.rows);
+                .progress(&format!("{core}: {name}"), 0, set.test.rows);
             let results = benchmark::contest(&firmware, &set.test.x, set.test.rows, &slices)?;
             let (mut texts, mut sizes) = (Vec::new(), Vec::new());
             for profile in [SPEED, SMALL] {
-                texts.push(self.texts(machine, profile, &kinds)?);
-                sizes.push(Scales::tared(machine.target(), profile)?.perceptron(&peer)?);
+                texts.push(self.texts(build, profile, &kinds)?);
+                sizes.push(Scales::tared(build, profile)?.perceptron(&peer)?);
             }
             let mut of_kan = f64::INFINITY;
             for (k, result) in results.into_iter().enumerate() {
