@@ -144,26 +144,23 @@ impl<
     /// rounded to the nearest integer, with half a unit away from 0.
     pub fn eval_q(&self, input: &[i32; IN]) -> [i32; OUT] {
         let mut output = [0; OUT];
-        if self.is_integer() {
-            self.forward_raw(input, &mut output);
-        } else {
-            let mut values = [0.0; IN];
-            for (value, &x) in values.iter_mut().zip(input) {
-                *value = x as f32;
-            }
-            let mut sums = [0.0; OUT];
-            self.forward(&values, &mut sums);
-            output = sums.map(nearest);
-        }
+        self.forward_q(input, &mut output);
         output
     }
 
     /// [`eval_q`](Self::eval_q) on slices of any length: missing inputs count as 0, outputs that do
     /// not fit are dropped.
     pub fn eval_q_into(&self, input: &[i32], output: &mut [i32]) {
-        let mut padded = [0; IN];
-        copy(input, &mut padded);
-        copy(&self.eval_q(&padded), output);
+        let padded: [i32; IN];
+        let input = if input.len() < self.inputs() {
+            padded = array::from_fn(|k| nth(input, k));
+            &padded
+        } else {
+            input
+        };
+        let mut sums = [0; OUT];
+        self.forward_q(input, &mut sums);
+        copy(&sums, output);
     }
 
     /// What `read` makes of the outputs.
@@ -199,8 +196,20 @@ impl<
         last.eval::<KINDS>(from, output)
     }
 
+    /// Runs the layers on integers, at least as many as the model has inputs.
+    fn forward_q(&self, input: &[i32], output: &mut [i32; OUT]) {
+        if self.is_integer() {
+            self.forward_raw(input, output);
+            return;
+        }
+        let values: [f32; IN] = array::from_fn(|k| nth(input, k) as f32);
+        let mut sums = [0.0; OUT];
+        self.forward(&values, &mut sums);
+        *output = sums.map(nearest);
+    }
+
     /// Runs the layers of integers.
-    fn forward_raw(&self, input: &[i32; IN], output: &mut [i32; OUT]) -> Option<()> {
+    fn forward_raw(&self, input: &[i32], output: &mut [i32; OUT]) -> Option<()> {
         let (last, before) = self.layers.split_last()?;
         let mut places = [const { Slot::uninit() }; IN];
         let Some((first, others)) = before.split_first() else {

@@ -40,7 +40,8 @@ use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
 use crate::dataset::{Dataset, Target};
-use crate::evaluator::{Core, Evaluator, EvaluatorError, Instructions};
+use crate::estimate::{Core, Instructions};
+use crate::evaluator::{Evaluator, EvaluatorError};
 use crate::float::{Fitted, Table};
 use crate::functions::{Functions, MEASURABLE, ROUNDING, is_measurable};
 use crate::integer;
@@ -57,7 +58,8 @@ pub struct Options {
     pub tolerance: Option<f64>,
     /// The blob may not be longer.
     pub max_bytes: Option<usize>,
-    /// One inference may not take more instructions, by estimate, on this core.
+    /// One inference may not take more instructions, by estimate, on this core; of tables of integers
+    /// one from integers to integers.
     pub max_instructions: Option<(u64, Core)>,
 }
 
@@ -70,6 +72,8 @@ pub struct Compiled {
     pub kind: Kind,
     /// Estimates of the instructions of an inference.
     pub instructions: Instructions,
+    /// From integers to integers, for tables of integers.
+    pub instructions_q: Option<Instructions>,
     /// For each network output, in its own unit, a bound of |device − network| for every input in
     /// the domain.
     pub error_bound: Vec<f64>,
@@ -83,6 +87,13 @@ pub struct Compiled {
     pub within_tolerance: bool,
     /// Table intervals by layer and input node; 0 where no edge leaves.
     pub intervals: Vec<Vec<usize>>,
+}
+
+impl Compiled {
+    /// Estimates of the call that suits the tables: of integers `eval_q`, of floats `eval`.
+    pub fn least_instructions(&self) -> Instructions {
+        self.instructions_q.unwrap_or(self.instructions)
+    }
 }
 
 /// Why a network cannot be compiled.
@@ -201,17 +212,17 @@ pub fn compile(
             }
         }
     }
-    let instructions = Evaluator::load(&draft.bytes)
-        .map_err(CompileError::Rejected)?
-        .instructions();
+    let evaluator = Evaluator::load(&draft.bytes).map_err(CompileError::Rejected)?;
+    let (instructions, instructions_q) = (evaluator.instructions(), evaluator.instructions_q());
+    let least = instructions_q.unwrap_or(instructions);
     if let Some((limit, core)) = options.max_instructions
-        && instructions.on(core) > limit
+        && least.on(core) > limit
     {
         return Err(CompileError::TooSlow {
             limit,
             core,
             tables: options.kind,
-            needed: instructions.on(core),
+            needed: least.on(core),
         });
     }
     let error_bound = compiler.bound(&draft);
@@ -224,6 +235,7 @@ pub fn compile(
         bytes: draft.bytes,
         kind: options.kind,
         instructions,
+        instructions_q,
         error_bound,
         rms_deviation,
         intervals: draft.intervals,
@@ -239,7 +251,11 @@ pub fn best<'c>(tables: impl Iterator<Item = &'c Compiled>, core: Core) -> Optio
         } else {
             tables.deviation
         };
-        (far, tables.instructions.on(core), tables.bytes.len())
+        (
+            far,
+            tables.least_instructions().on(core),
+            tables.bytes.len(),
+        )
     };
     tables.min_by(|a, b| {
         let (a, b) = (worth(a), worth(b));

@@ -7,6 +7,7 @@ pub mod compile;
 pub mod dataset;
 pub mod device;
 pub mod emulator;
+pub mod estimate;
 pub mod evaluator;
 mod float;
 mod functions;

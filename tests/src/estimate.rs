@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use kan_core::blob::{Head, Scalar};
 use kan_train_host::benchmark::{BUILDS, Build};
 use kan_train_host::emulator::Firmware;
-use kan_train_host::evaluator::{self, Evaluator};
+use kan_train_host::estimate::{self, Instructions};
+use kan_train_host::evaluator::Evaluator;
 use rayon::prelude::*;
 
 use crate::blob::Random;
@@ -130,7 +131,7 @@ fn kind(degree: u8) -> usize {
     }
 }
 
-/// How often a model of floats has each of `evaluator::Costs`, in that order, and the instructions that
+/// How often a model of floats has each of `estimate::Costs`, in that order, and the instructions that
 /// are counted.
 fn terms_of_floats(evaluator: &Evaluator, has_fpu: bool) -> (Vec<f64>, f64) {
     let (mut terms, mut counted) = (vec![0.0; 14], 0.0);
@@ -142,7 +143,7 @@ fn terms_of_floats(evaluator: &Evaluator, has_fpu: bool) -> (Vec<f64>, f64) {
         let (inputs, edges) = (tables.inputs as f64, tables.edges as f64);
         terms[3] += 1.0;
         if has_fpu {
-            counted += evaluator::of_fpu(&tables) as f64;
+            counted += estimate::of_fpu(&tables) as f64;
         } else {
             let kind = kind(tables.degree);
             terms[4 + 2 * kind] += inputs;
@@ -213,7 +214,7 @@ fn dot(terms: &[f64], constants: &[f64]) -> f64 {
     terms.iter().zip(constants).map(|(a, b)| a * b).sum()
 }
 
-/// `evaluator::Costs` but for integers, as Rust.
+/// `estimate::Costs` but for integers, as Rust.
 fn floats_in_rust(subjects: &[Subject], counts: &[Count], has_fpu: bool) -> String {
     let observe = |(subject, count): (&Subject, &Count)| {
         let count = f64::from(count.floats);
@@ -234,7 +235,7 @@ fn floats_in_rust(subjects: &[Subject], counts: &[Count], has_fpu: bool) -> Stri
     text + &format!("    look_up: {:.1},", c[13])
 }
 
-/// `evaluator::IntegerCosts` as Rust: first what integers take alone, in layers with all edges; then what
+/// `estimate::IntegerCosts` as Rust: first what integers take alone, in layers with all edges; then what
 /// pruned layers take besides, and conversions.
 fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
     let (mut dense, mut pruned, mut converted) = (Vec::new(), Vec::new(), Vec::new());
@@ -255,16 +256,14 @@ fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
         let ends = vec![1.0, model.inputs() as f64, model.outputs() as f64];
         converted.push((ends, floats - integers, floats));
     }
-    // Floats are called with less copying.
     let (p, e) = (fit(&pruned, 0), fit(&converted, 1));
     let triple = |k: usize| format!("({:.1}, {:.1}, {:.1})", c[k], c[k + 1], c[k + 2]);
     let mut text = String::from("        IntegerCosts {\n");
+    let _ = writeln!(text, "            call: {:.1},", c[0]);
+    let [call, input, output] = [e[0], e[1], e[2]];
     let _ = writeln!(
         text,
-        "            call: ({:.1}, {:.1}, {:.1}),",
-        c[0] + e[0],
-        e[1],
-        e[2]
+        "            conversion: ({call:.1}, {input:.1}, {output:.1}),"
     );
     let _ = writeln!(text, "            layer: {:.1},", c[1]);
     let _ = writeln!(
@@ -297,26 +296,31 @@ fn instructions_are_as_estimated() {
     let mut far = Vec::new();
     for (subject, counts) in groups.iter().flatten().zip(counts.iter().flatten()) {
         let (kind, widths) = (&subject.kind, subject.widths);
-        let estimates = subject.evaluator.instructions();
-        let estimates = [
-            estimates.cortex_m0,
-            estimates.cortex_m3,
-            estimates.cortex_m4f,
-            estimates.cortex_m33,
-        ];
-        let [m0, m3, m4f, m7, m33] = counts.map(|count| count.floats);
+        let estimates =
+            |of: Instructions| [of.cortex_m0, of.cortex_m3, of.cortex_m4f, of.cortex_m33];
+        let [m0, m3, m4f, m7, m33] = counts;
         let mut cells = String::new();
-        for (count, estimate) in [m0, m3, m4f, m33].into_iter().zip(estimates) {
-            let off = estimate as f64 / f64::from(count) - 1.0;
-            let _ = write!(cells, " {count} | {:+.1} % |", 100.0 * off);
-            let most = match (subject.evaluator.bits(), subject.sparse) {
-                (32, _) => 0.07,
-                (_, false) => 0.15,
-                (_, true) => 0.25,
-            };
-            let what = format!("{kind} {widths:?}: {count}, estimated {estimate}");
-            far.push((off.abs() < most, what));
+        let mut compare = |estimates: [u64; 4], counts: [u32; 4], call: &str| {
+            for (count, estimate) in counts.into_iter().zip(estimates) {
+                let off = estimate as f64 / f64::from(count) - 1.0;
+                let _ = write!(cells, " {count} | {:+.1} % |", 100.0 * off);
+                let most = match (subject.evaluator.bits(), subject.sparse) {
+                    (32, _) => 0.07,
+                    (_, false) => 0.15,
+                    (_, true) => 0.25,
+                };
+                let what = format!("{kind} {widths:?}, {call}: {count}, estimated {estimate}");
+                far.push((off.abs() < most, what));
+            }
+        };
+        let classes = [m0, m3, m4f, m33];
+        let floats = estimates(subject.evaluator.instructions());
+        compare(floats, classes.map(|count| count.floats), "eval");
+        if let Some(integers) = subject.evaluator.instructions_q() {
+            let counts = classes.map(|count| count.integers);
+            compare(estimates(integers), counts, "eval_q");
         }
+        let m7 = m7.floats;
         let edges = subject.evaluator.model().edges();
         println!("| {kind} | {widths:?} | {edges} |{cells} {m7} |");
     }

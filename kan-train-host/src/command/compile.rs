@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use kan_train_host::artifact::{self, MODEL};
 use kan_train_host::compile::{self, CompileError, Compiled, Kind, Options, Tables};
-use kan_train_host::evaluator::{Core, Evaluator, Instructions};
+use kan_train_host::estimate::{Core, Instructions};
+use kan_train_host::evaluator::Evaluator;
 use kan_train_host::predictor::Score;
 use serde::Serialize;
 
@@ -41,7 +42,8 @@ pub struct Args {
     /// The blob may not be larger
     #[arg(long, value_name = "BYTES")]
     max_flash: Option<usize>,
-    /// One inference may take no more instructions, by estimate; CORE is m0, m3, m4f or m33 [default: m4f]
+    /// One inference (of integer tables, by eval_q) may take no more instructions, by estimate; CORE is
+    /// m0, m3, m4f, m7 or m33 [default: m4f]
     #[arg(long, value_name = "N[@CORE]", value_parser = limit, allow_hyphen_values = true)]
     max_instructions: Option<(u64, Core)>,
     /// Where to write it [default: model.kan in RUN]
@@ -54,9 +56,9 @@ fn limit(text: &str) -> Result<(u64, Core), String> {
     let (number, core) = text.split_once('@').unwrap_or((text, "m4f"));
     let number = number.parse().ok().filter(|&n| n > 0);
     let core = Core::from_str(core, true).ok();
-    number
-        .zip(core)
-        .ok_or_else(|| "it is N or N@CORE: a number of instructions, and m0, m3, m4f or m33".into())
+    number.zip(core).ok_or_else(|| {
+        "it is N or N@CORE: a number of instructions, and m0, m3, m4f, m7 or m33".into()
+    })
 }
 
 /// Tables that were tried because of a limit.
@@ -66,7 +68,10 @@ struct Alternative {
     bits: u8,
     /// What they would take, if they fit.
     bytes: Option<usize>,
+    /// Of `eval`.
     instructions: Option<Instructions>,
+    /// Of `eval_q`, for tables of integers: what the limit is for.
+    instructions_q: Option<Instructions>,
     /// Measured by running kan-core on the bytes, on test rows if there are any.
     score: Option<Score>,
     /// For each output the root mean square of the distance from the network.
@@ -91,6 +96,7 @@ impl Alternative {
             bits: kind.bits,
             bytes: compiled.map(|compiled| compiled.bytes.len()),
             instructions: compiled.map(|compiled| compiled.instructions),
+            instructions_q: compiled.and_then(|compiled| compiled.instructions_q),
             score,
             rms_deviation: compiled.map(|compiled| compiled.rms_deviation.clone()),
             within_tolerance: compiled.map(|compiled| compiled.within_tolerance),
@@ -102,7 +108,8 @@ impl Alternative {
     fn say(&self, console: &Console) {
         let mark = if self.chosen { '*' } else { ' ' };
         let kind = format!("{} {}", self.tables, self.bits);
-        let (Some(bytes), Some(cost)) = (self.bytes, self.instructions) else {
+        let cost = self.instructions_q.or(self.instructions);
+        let (Some(bytes), Some(cost)) = (self.bytes, cost) else {
             let reason = self.reason.as_deref().unwrap_or_default();
             return console.say(format_args!("{mark} {kind:10}  {reason}"));
         };
@@ -154,6 +161,7 @@ fn choose(
         let nearest = faults.min_by_key(needs);
         return Err(nearest.map_or_else(|| Failure::new("no kind of tables fits"), Failure::from));
     };
+    console.say("Instructions of one inference: eval, or of integers eval_q");
     console.say("  tables        bytes      M4F      M33       M3       M0   RMS from network");
     for alternative in &mut alternatives {
         let kind = Kind {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use kan_core::{integer_ram_bytes, ram_bytes};
 use serde::Serialize;
 
-use kan_train_host::evaluator::Instructions;
+use kan_train_host::estimate::Instructions;
 
 use super::console::{Console, shape};
 use super::model::{Loaded, input_names, name, output_names};
@@ -43,7 +43,10 @@ struct Description {
     crc: String,
     rust_type: String,
     ram_bytes: usize,
+    /// Of `eval`.
     instructions: Instructions,
+    /// Of `eval_q`, for tables of integers.
+    instructions_q: Option<Instructions>,
     input_names: Option<Vec<String>>,
     /// Names of the outputs, or of the classes.
     output_names: Option<Vec<String>>,
@@ -74,6 +77,7 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
             }
         },
         instructions: evaluator.instructions(),
+        instructions_q: evaluator.instructions_q(),
         input_names: input_names(&model),
         output_names: output_names(&model),
     };
@@ -116,12 +120,15 @@ pub fn run(args: &Args, console: &Console) -> Result<(), Failure> {
         "RAM           {} bytes",
         description.ram_bytes
     ));
-    console.say(format_args!(
-        "instructions  about {} on a Cortex-M4F, {} on an M33, {} on an M3, {} on an M0",
-        description.instructions.cortex_m4f,
-        description.instructions.cortex_m33,
-        description.instructions.cortex_m3,
-        description.instructions.cortex_m0
-    ));
+    let about = |what: &str, of: &Instructions| {
+        console.say(format_args!(
+            "{what:13} about {} on a Cortex-M4F, {} on an M33, {} on an M3, {} on an M0",
+            of.cortex_m4f, of.cortex_m33, of.cortex_m3, of.cortex_m0
+        ));
+    };
+    about("instructions", &description.instructions);
+    if let Some(integers) = &description.instructions_q {
+        about("  of eval_q", integers);
+    }
     console.object(&description)
 }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use kan_train_host::artifact::{self, METRICS, MODEL, NETWORK};
 use kan_train_host::compile::{self, Compiled, Kind, Options, Tables};
 use kan_train_host::dataset::{self, Dataset, Schema, Target, TargetSchema, Task};
-use kan_train_host::evaluator::{Evaluator, Instructions};
+use kan_train_host::estimate::Instructions;
+use kan_train_host::evaluator::Evaluator;
 use kan_train_host::grid;
 use kan_train_host::levenberg;
 use kan_train_host::network::Network;
@@ -563,6 +564,8 @@ pub struct Blob {
     pub bits: u8,
     /// Estimates for one inference.
     pub instructions: Instructions,
+    /// From integers to integers, for tables of integers.
+    pub instructions_q: Option<Instructions>,
     /// Measured by running kan-core on the bytes.
     pub train: Option<Score>,
     /// Measured by running kan-core on the bytes.
@@ -629,6 +632,7 @@ impl Blob {
             tables: compiled.kind.tables,
             bits: compiled.kind.bits,
             instructions: compiled.instructions,
+            instructions_q: compiled.instructions_q,
             train,
             test,
             error_bound: compiled.error_bound.clone(),
