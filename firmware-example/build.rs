@@ -1,5 +1,5 @@
-//! The board's memory, the link arguments of the binaries and the source of a perceptron, for the device
-//! only: on the host this is an ordinary crate.
+//! The board's memory, the link arguments of the binaries and the source of a perceptron, for the
+//! device only: on the host this is an ordinary crate.
 
 use std::{env, fs, path::Path};
 
@@ -28,8 +28,8 @@ fn main() {
     let board = BOARDS.into_iter().find(selected).unwrap_or(BOARDS[0]);
     println!("cargo::rustc-env=BOARD={board}");
 
-    // `link.x` is cortex-m-rt's and includes memory.x; `defmt.x` places the log strings of the binary
-    // that logs.
+    // `link.x` is cortex-m-rt's and includes memory.x; `defmt.x` places the log strings of the
+    // binary that logs.
     let out = env::var("OUT_DIR").unwrap();
     fs::copy(
         format!("boards/{board}.x"),

@@ -13,13 +13,14 @@ pub struct Processor {
     pub dsp: bool,
     /// Floats of single precision in registers s0 to s31.
     pub vfp: bool,
-    /// A directive that tells the assembler of it, who in link-time optimisation knows no more than the
-    /// target's name. It holds for all assembly that follows, of other crates too: so it names what the
-    /// processor has, not what the kernels need.
+    /// A directive that tells the assembler of it, who in link-time optimisation knows no more than
+    /// the target's name. It holds for all assembly that follows, of other crates too: so it names
+    /// what the processor has, not what the kernels need.
     pub directive: String,
 }
 
-/// Processors with the DSP extension. A Cortex-M of Armv8-M may be without: only who names it has it.
+/// Processors with the DSP extension. A Cortex-M of Armv8-M may be without: only who names it has
+/// it.
 const WITH_DSP: [&str; 8] = [
     "cortex-m4",
     "cortex-m7",
@@ -38,7 +39,8 @@ impl Processor {
         let is_mainline =
             v7em || target.starts_with("thumbv7m-") || target.starts_with("thumbv8m.main");
         let (mut cpu, mut said) = (None, None);
-        // `-C option`, `-Coption`, `--codegen option`, `--codegen=option`: of equals the last counts.
+        // `-C option`, `-Coption`, `--codegen option`, `--codegen=option`: of equals the last
+        // counts.
         for flag in flags.split('\x1f') {
             let option = flag
                 .trim_start_matches("--codegen=")

@@ -1,7 +1,7 @@
 //! BBC micro:bit, version 1 (nRF51822, Cortex-M0 at 16 MHz), on the desk or as QEMU's `microbit`.
 //!
-//! Serial line: the USB port. I²C: edge connector 19 (SCL) and 20 (SDA), which the board's own sensors
-//! share. Heater and alarm: rings 0 and 1. Counter: TIMER0 at the core's clock.
+//! Serial line: the USB port. I²C: edge connector 19 (SCL) and 20 (SDA), which the board's own
+//! sensors share. Heater and alarm: rings 0 and 1. Counter: TIMER0 at the core's clock.
 
 use core::convert::Infallible;
 use embedded_hal::{digital::OutputPin, digital::PinState, pwm};
@@ -52,8 +52,8 @@ impl Board {
 fn uart(peripheral: pac::UART0, pins: uart::Pins) -> Uart<pac::UART0> {
     let baud = uart::Baudrate::BAUD115200;
     let mut uart = Uart::new(peripheral, pins, uart::Parity::EXCLUDED, baud);
-    // The HAL sends a byte before it starts the UART, and later waits for it to have been sent. QEMU
-    // drops it, so another one is sent here.
+    // The HAL sends a byte before it starts the UART, and later waits for it to have been sent.
+    // QEMU drops it, so another one is sent here.
     if uart.write_ready() == Ok(false) {
         // SAFETY: the register is only written by the UART's owner, who is here.
         unsafe { (*pac::UART0::ptr()).txd.write(|w| w.bits(0)) };

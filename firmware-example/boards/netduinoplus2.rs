@@ -1,5 +1,5 @@
-//! STM32F405 and F407 (Cortex-M4F): the Netduino Plus 2, on the desk or as QEMU's `netduinoplus2`, and
-//! the STM32F4DISCOVERY.
+//! STM32F405 and F407 (Cortex-M4F): the Netduino Plus 2, on the desk or as QEMU's `netduinoplus2`,
+//! and the STM32F4DISCOVERY.
 //!
 //! Serial line: USART2, sending on PA2 and receiving on PA3. I²C: PB6 (SCL) and PB7 (SDA). Heater:
 //! PA8. Alarm: PC13. Counter: SysTick. The core runs from its 16 MHz oscillator, which both boards
@@ -55,7 +55,8 @@ impl Board {
     }
 }
 
-/// USART2 at 115 200 baud, with the traits of embedded-io 0.7, of which the HAL has an older version.
+/// USART2 at 115 200 baud, with the traits of embedded-io 0.7, of which the HAL has an older
+/// version.
 pub struct Usart(Serial<pac::USART2>);
 
 impl ErrorType for Usart {

@@ -67,7 +67,8 @@ impl Board {
     }
 }
 
-/// UARTE0 at 115 200 baud. The HAL implements embedded-io only for halves with buffers of their own.
+/// UARTE0 at 115 200 baud. The HAL implements embedded-io only for halves with buffers of their
+/// own.
 pub struct Serial(Uarte<pac::UARTE0>);
 
 impl ErrorType for Serial {

@@ -1,7 +1,7 @@
 //! Raspberry Pi Pico (RP2040, Cortex-M0+ at 125 MHz).
 //!
-//! Serial line: UART0, sending on GP0 and receiving on GP1, as a debug probe is wired. I²C: GP4 (SDA)
-//! and GP5 (SCL). Heater: GP16. Alarm: GP17. Counter: SysTick.
+//! Serial line: UART0, sending on GP0 and receiving on GP1, as a debug probe is wired. I²C: GP4
+//! (SDA) and GP5 (SCL). Heater: GP16. Alarm: GP17. Counter: SysTick.
 
 use rp2040_hal::{
     Clock, I2C, Sio, Timer, Watchdog, clocks,

@@ -1,7 +1,7 @@
 //! Raspberry Pi Pico 2 (RP2350, its Cortex-M33 cores at 150 MHz, Secure).
 //!
-//! Serial line: UART0, sending on GP0 and receiving on GP1, as a debug probe is wired. I²C: GP4 (SDA)
-//! and GP5 (SCL). Heater: GP16. Alarm: GP17. Counter: DWT.
+//! Serial line: UART0, sending on GP0 and receiving on GP1, as a debug probe is wired. I²C: GP4
+//! (SDA) and GP5 (SCL). Heater: GP16. Alarm: GP17. Counter: DWT.
 
 use rp235x_hal::{
     Clock, I2C, Sio, Timer, Watchdog,

@@ -1,4 +1,5 @@
-//! SysTick as a counter at the core's clock, of 24 bits. Under QEMU's `-icount` it counts instructions.
+//! SysTick as a counter at the core's clock, of 24 bits. Under QEMU's `-icount` it counts
+//! instructions.
 
 use cortex_m::peripheral::{SYST, syst::SystClkSource};
 

@@ -1,16 +1,17 @@
 //! Measures the model in the region MODEL of a board: the counter's ticks for each of the rows of
-//! [`firmware_example::stimulus`], least, median and most; the stack; and a digest of all outputs. A
-//! call that is to take the same for every input is tried on more rows, of which only the least and most
-//! ticks are kept. It tells them on the serial line, one call a line, and ends with the line `end`.
+//! [`firmware_example::stimulus`], least, median and most; the stack; and a digest of all outputs.
+//! A call that is to take the same for every input is tried on more rows, of which only the least
+//! and most ticks are kept. It tells them on the serial line, one call a line, and ends with the
+//! line `end`.
 //!
 //! ```text
 //! counter board=mps2 ticks_of_nothing=10 ticks_per_second=25000000
 //! eval_q least=2304 median=2304 most=2304 stack=312 digest=89abcdef
 //! ```
 //!
-//! With the feature `peer` the region has rows of a data set and KANs that learnt it: the number of rows
-//! and their inputs, 32 bits each, then the blobs. Each KAN and then the perceptron evaluates all rows, and
-//! their outputs are told, as the bits of floats:
+//! With the feature `peer` the region has rows of a data set and KANs that learnt it: the number of
+//! rows and their inputs, 32 bits each, then the blobs. Each KAN and then the perceptron evaluates
+//! all rows, and their outputs are told, as the bits of floats:
 //!
 //! ```text
 //! model stack=312 struct=140
@@ -71,7 +72,8 @@ mod device {
         let _ = writeln!(board.serial, "{line}");
     }
 
-    /// Ticks that `work` takes, and those of nothing; the largest number if the counter cannot tell.
+    /// Ticks that `work` takes, and those of nothing; the largest number if the counter cannot
+    /// tell.
     #[inline(always)]
     pub fn ticks(counter: &mut Counter, work: impl FnOnce()) -> u32 {
         counter.start();
@@ -81,8 +83,8 @@ mod device {
         counter.ticks().unwrap_or(u32::MAX)
     }
 
-    /// The most stack that `work` uses, in bytes: paint what lies below, work, look what is left. The
-    /// largest number if nothing is.
+    /// The most stack that `work` uses, in bytes: paint what lies below, work, look what is left.
+    /// The largest number if nothing is.
     #[inline(never)]
     pub fn stack_of(work: &mut dyn FnMut()) -> usize {
         let top = cortex_m::register::msp::read() as usize;
@@ -138,8 +140,8 @@ mod stimulated {
     type Large<const KINDS: u16> = Model<'static, 64, 10, 16, 4, KINDS>;
 
     /// Measures the model as the type with the one kind of tables that it has, with the smaller
-    /// capacity if that is enough: a firmware would be made for it. (Integers as floats have the larger
-    /// one.)
+    /// capacity if that is enough: a firmware would be made for it. (Integers as floats have the
+    /// larger one.)
     fn measure_any(board: &mut Board, blob: &'static [u8]) {
         macro_rules! measure_as {
             ($($kinds:expr),*) => {
@@ -178,8 +180,8 @@ mod stimulated {
         }
     }
 
-    /// Rows on which `eval` is tried: more where it is to take the same for every input, tables of `f32`
-    /// without an exponential on an FPU.
+    /// Rows on which `eval` is tried: more where it is to take the same for every input, tables of
+    /// `f32` without an exponential on an FPU.
     fn rows_of<
         const IN: usize,
         const OUT: usize,

@@ -12,7 +12,8 @@ pub struct Board {
     pub about: &'static str,
     /// The Rust target of its processor.
     pub target: &'static str,
-    /// The processor, by rustc's name, where that says of instructions that not all of the target have.
+    /// The processor, by rustc's name, where that says of instructions that not all of the target
+    /// have.
     pub cpu: Option<&'static str>,
     /// QEMU's name of it, if QEMU emulates it.
     pub machine: Option<&'static str>,

@@ -10,9 +10,9 @@
 //! Binaries: `serve` and `regulate` are the two on a board, each of which is one file in `boards/`;
 //! `minimal` is the least firmware around a model, and `baseline` the same without `kan-core`, to
 //! weigh it. The binary `bench` measures a model on the inputs of [`stimulus`] or, with the feature
-//! `peer`, KANs and a perceptron on those of a data set. The binary `panic-free` calls everything that
-//! `kan-core` offers a device, and links only because none of it can panic; so does `serve`, but on the
-//! two Picos, whose HALs can.
+//! `peer`, KANs and a perceptron on those of a data set. The binary `panic-free` calls everything
+//! that `kan-core` offers a device, and links only because none of it can panic; so does `serve`,
+//! but on the two Picos, whose HALs can.
 
 #![no_std]
 #![forbid(unsafe_code)]

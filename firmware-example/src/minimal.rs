@@ -1,6 +1,7 @@
-//! The least firmware around a model of any shape, with `f32` tables or, where it takes none of these, from
-//! integers to integers: it exists for its size, and its inputs come from nowhere. `regulate` is firmware that does something. With the feature `peer` it has
-//! a perceptron in place of the model.
+//! The least firmware around a model of any shape, with `f32` tables or, where it takes none of
+//! these, from integers to integers: it exists for its size, and its inputs come from nowhere.
+//! `regulate` is firmware that does something. With the feature `peer` it has a perceptron in place
+//! of the model.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 

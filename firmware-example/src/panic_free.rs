@@ -1,5 +1,5 @@
-//! Calls everything that `kan-core` offers a device but the formatting of its types. It need not run:
-//! its panic handler has no code, so that it links only if the compiler has found every panic
+//! Calls everything that `kan-core` offers a device but the formatting of its types. It need not
+//! run: its panic handler has no code, so that it links only if the compiler has found every panic
 //! unreachable.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]

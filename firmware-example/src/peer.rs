@@ -1,12 +1,12 @@
-//! What a KAN is compared with: the int8 perceptron in the `.tflite` file that the environment variable
-//! KAN_PEER names when this is built, as microflow compiles it.
+//! What a KAN is compared with: the int8 perceptron in the `.tflite` file that the environment
+//! variable KAN_PEER names when this is built, as microflow compiles it.
 
 use microflow::buffer::Buffer2D;
 
 include!(concat!(env!("OUT_DIR"), "/perceptron.rs"));
 
-/// Inputs, outputs, output nodes of the widest layer and layers of the KAN that learnt the same: the
-/// capacity of its type, from the environment variable KAN_CAPACITY.
+/// Inputs, outputs, output nodes of the widest layer and layers of the KAN that learnt the same:
+/// the capacity of its type, from the environment variable KAN_CAPACITY.
 pub const CAPACITY: [usize; 4] = {
     let (mut numbers, mut k) = ([0; 4], 0);
     let text = env!("KAN_CAPACITY").as_bytes();

@@ -8,11 +8,11 @@
 //!
 //! No byte of the middle part is zero, so whatever went wrong before, a zero byte is where the next
 //! frame begins. A frame that is damaged, too long or empty is skipped without an answer: the host
-//! asks again. All requests may be repeated. A request that is whole but cannot be met is answered by
-//! [`Answer::Refused`]. The answer bears the number of its request.
+//! asks again. All requests may be repeated. A request that is whole but cannot be met is answered
+//! by [`Answer::Refused`]. The answer bears the number of its request.
 //!
-//! The line runs at [`BAUD`], with 8 data bits, no parity and one stop bit, without flow control: the
-//! host waits for the answer before it sends the next frame.
+//! The line runs at [`BAUD`], with 8 data bits, no parity and one stop bit, without flow control:
+//! the host waits for the answer before it sends the next frame.
 
 use cobs::{DecodeResult, DecoderState, EncoderState, PushResult, max_encoding_length};
 use crc::{CRC_32_ISO_HDLC, Crc};
@@ -25,7 +25,8 @@ pub const VERSION: u16 = 1;
 /// Bits per second.
 pub const BAUD: u32 = 115_200;
 
-/// Most bytes of [`Ask::Predict::rows`], [`Ask::PredictRaw::rows`], [`Ask::Piece::bytes`] and [`Answer::Rows`].
+/// Most bytes of [`Ask::Predict::rows`], [`Ask::PredictRaw::rows`], [`Ask::Piece::bytes`] and
+/// [`Answer::Rows`].
 pub const DATA_BYTES: usize = 1024;
 
 /// Most bytes of a frame between its zeros: the data, and room for all that goes with them.
@@ -98,8 +99,8 @@ pub enum Answer<'a> {
     Info(Info<'a>),
     /// It is done.
     Done,
-    /// For each row its outputs as little-endian `f32`, then, as `u32`, the counter's ticks from the
-    /// call of the inference to its return (or [`UNCOUNTED`]).
+    /// For each row its outputs as little-endian `f32`, then, as `u32`, the counter's ticks from
+    /// the call of the inference to its return (or [`UNCOUNTED`]).
     Rows(#[serde(borrow)] &'a [u8]),
     /// It cannot be done, and why.
     Refused(&'a str),
@@ -179,8 +180,9 @@ pub fn encode<'b>(message: &impl Serialize, buffer: &'b mut [u8]) -> Option<&'b 
     buffer.get(..whole).filter(|_| len <= FRAME_BYTES + 1)
 }
 
-/// COBS over the bytes that postcard writes, and its closing zero. (Those of `cobs` and postcard index
-/// their buffers, which the compiler must take for possible panics.) Gives the number of bytes.
+/// COBS over the bytes that postcard writes, and its closing zero. (Those of `cobs` and postcard
+/// index their buffers, which the compiler must take for possible panics.) Gives the number of
+/// bytes.
 struct Stuffing<'b> {
     buffer: &'b mut [u8],
     len: usize,

@@ -1,5 +1,5 @@
-//! The oven on a board: sensors on its I²C bus, the model in its flash, heater and alarm on its pins,
-//! and a line of log by defmt for every step.
+//! The oven on a board: sensors on its I²C bus, the model in its flash, heater and alarm on its
+//! pins, and a line of log by defmt for every step.
 //!
 //! Memory that holds no model of two inputs and one output, or a sensor that does not answer, is
 //! logged, and nothing is heated.

@@ -1,5 +1,5 @@
-//! The device's side of the [`protocol`](crate::protocol): evaluates the model in flash, or one that
-//! the host sends into RAM, on rows that come over a serial line.
+//! The device's side of the [`protocol`](crate::protocol): evaluates the model in flash, or one
+//! that the host sends into RAM, on rows that come over a serial line.
 //!
 //! Nothing here knows a processor: the tests run it on the host. It does not allocate, its buffers
 //! are bounded, and nothing that arrives makes it panic or stop.

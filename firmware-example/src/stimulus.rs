@@ -1,5 +1,5 @@
-//! The inputs that the binary `bench` evaluates a model on, and the sum of what comes out: the same on a
-//! device and on the host, so that one number tells whether both computed the same bits.
+//! The inputs that the binary `bench` evaluates a model on, and the sum of what comes out: the same
+//! on a device and on the host, so that one number tells whether both computed the same bits.
 
 /// Input vectors of a benchmark, of which the outputs and the median count are.
 pub const ROWS: usize = 1000;
@@ -53,8 +53,8 @@ impl Stimulus {
     }
 }
 
-/// Which extreme stands in a number's place, if any of those counted from 0: one for all of a row, or in
-/// half of the other rows each for one number in sixteen.
+/// Which extreme stands in a number's place, if any of those counted from 0: one for all of a row,
+/// or in half of the other rows each for one number in sixteen.
 fn extreme(number: i32, row: usize) -> usize {
     match (row % 20, row / 20 % 2) {
         (whole @ ..4, _) => whole,

@@ -465,8 +465,8 @@ impl<'m> Header<'m> {
     }
 }
 
-/// The fields of the message before its layers. Names are bytes here: nobody has seen yet whether they
-/// are UTF-8.
+/// The fields of the message before its layers. Names are bytes here: nobody has seen yet whether
+/// they are UTF-8.
 pub(crate) struct Title<'m> {
     pub name: &'m [u8],
     pub head: Head,
@@ -475,8 +475,8 @@ pub(crate) struct Title<'m> {
 }
 
 /// Reads the message field by field: the visitor that serde derives for a whole [`Message`] would
-/// be more code than the rest of the loader. After a field that cannot stand where it does all are 0 or
-/// empty, and the reader tells so when it is asked, once for several fields.
+/// be more code than the rest of the loader. After a field that cannot stand where it does all are
+/// 0 or empty, and the reader tells so when it is asked, once for several fields.
 ///
 /// Every number must have its shortest encoding: so a model has one encoding only.
 pub(crate) struct Reader<'m> {

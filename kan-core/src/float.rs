@@ -63,9 +63,9 @@ impl<'m> Tables<'m> {
 
     /// Writes biases and splines to the start of `output`.
     ///
-    /// Here and below, `None` would be an access out of bounds, or an input that is missing: there is none
-    /// after [`check`](Self::check) where inputs are as many as nodes. That the compiler sees it too keeps
-    /// the code free of panics.
+    /// Here and below, `None` would be an access out of bounds, or an input that is missing: there
+    /// is none after [`check`](Self::check) where inputs are as many as nodes. That the compiler
+    /// sees it too keeps the code free of panics.
     #[cfg(not(kan_vfp))]
     #[inline(always)]
     pub fn eval<const KINDS: u16>(&self, input: &[f32], output: &mut [f32]) -> Option<()> {
@@ -173,7 +173,8 @@ impl Node {
         within(t, 0.0, f32::from(self.intervals))
     }
 
-    /// The nearest point to `x` on the grid, as a position, and how far beyond it `x` is; NaN for NaN.
+    /// The nearest point to `x` on the grid, as a position, and how far beyond it `x` is; NaN for
+    /// NaN.
     fn nearest(&self, x: f32) -> (f32, f32) {
         let t = self.position(x);
         let nearest = self.clamp(t);
@@ -209,7 +210,8 @@ fn within(x: f32, low: f32, high: f32) -> f32 {
 trait Basis {
     const DEGREE: usize;
 
-    /// Their values at a position in an interval, or beyond the grid those of their tangents at its end.
+    /// Their values at a position in an interval, or beyond the grid those of their tangents at its
+    /// end.
     fn at(node: &Node, t: f32, interval: f32) -> Self;
 
     /// Adds the edges of a node to the sums, given its rows from the interval's first on.

@@ -18,8 +18,8 @@ const LINEAR_WEIGHTS: u32 = 16_384;
 /// such sums in one register, 16 bits each.
 const LARGEST_PACKED: u32 = 32_767;
 
-/// The largest of a layer of degree 3: ⌊(2³¹ − 1) / 32 772⌋, as if the slack were 4. It is less than 2¹⁶, so
-/// that the product with the weights fits 32 bits.
+/// The largest of a layer of degree 3: ⌊(2³¹ − 1) / 32 772⌋, as if the slack were 4. It is less
+/// than 2¹⁶, so that the product with the weights fits 32 bits.
 const LARGEST_SUM: u32 = 65_527;
 
 /// A coefficient.
@@ -184,9 +184,10 @@ impl<'m, T: Entry> Tables<'m, T> {
         (position(node.width << self.shift, node.scale) >> 15) as usize + 1 + self.degree
     }
 
-    /// The largest sum of magnitudes that an output can get, of whose coefficients the first is that of
-    /// `table` and each other stands `width` after the one before. `None` unless the group's members are
-    /// ascending nodes of the layer that say truly how many rows they skip, and have the group's rows.
+    /// The largest sum of magnitudes that an output can get, of whose coefficients the first is
+    /// that of `table` and each other stands `width` after the one before. `None` unless the
+    /// group's members are ascending nodes of the layer that say truly how many rows they skip, and
+    /// have the group's rows.
     fn largest_sum(&self, group: &Group, table: &[T], width: usize) -> Option<u32> {
         let (mut rows, mut lowest, mut sum) = (0, 0, 0);
         for k in 0..group.count(self.nodes.len()) {
@@ -258,8 +259,8 @@ impl<'m, T: Entry> Tables<'m, T> {
         }
     }
 
-    /// How a kernel evaluates the layer: all of it if that is one group of all outputs, fed by all nodes,
-    /// else the places of its nodes, from which [`add_groups`](Self::add_groups) goes on.
+    /// How a kernel evaluates the layer: all of it if that is one group of all outputs, fed by all
+    /// nodes, else the places of its nodes, from which [`add_groups`](Self::add_groups) goes on.
     #[cfg(kan_integers)]
     pub fn plan<const KINDS: u16>(&self, plan: &mut Plan<'m>) {
         let kernel: kernel::Kernel = match (self.degree, size_of::<T>()) {
@@ -459,8 +460,8 @@ impl Basis for Step {
     }
 }
 
-/// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`; the sums
-/// begin at `start`, or with what they are.
+/// Adds the edges that leave `places` to the sums of a group, of which the table has `rows`; the
+/// sums begin at `start`, or with what they are.
 #[cfg(not(kan_integers))]
 fn add<B: Basis, T: Entry>(
     places: &[Place],

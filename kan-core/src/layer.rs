@@ -112,10 +112,11 @@ impl<'m> Layer<'m> {
         })
     }
 
-    /// Checks the tables, and plans their evaluation: afterwards it is total, and its sums are finite.
+    /// Checks the tables, and plans their evaluation: afterwards it is total, and its sums are
+    /// finite.
     ///
-    /// `of_inputs` says whether the layer is the first, and `of_outputs` is what the outputs mean if it is
-    /// the last.
+    /// `of_inputs` says whether the layer is the first, and `of_outputs` is what the outputs mean
+    /// if it is the last.
     pub fn check<const KINDS: u16>(
         &mut self,
         of_inputs: bool,
@@ -155,8 +156,8 @@ impl<'m> Layer<'m> {
         self.plan.bias()
     }
 
-    /// Checks what numbers a layer of integers has beside its tables: the shift, and the scales and zeros
-    /// of inputs and outputs.
+    /// Checks what numbers a layer of integers has beside its tables: the shift, and the scales and
+    /// zeros of inputs and outputs.
     fn check_scales(&self, of_inputs: bool, of_outputs: Option<Head>) -> Result<(), LoadError> {
         let inputs = if of_inputs { self.nodes().len() } else { 0 };
         let outputs = of_outputs.map_or(0, |_| self.bias().len());
@@ -265,8 +266,8 @@ impl<'m> Layer<'m> {
         self.is_integer() && self.integers::<i8>(&[]).covers(input)
     }
 
-    /// [`eval`](Self::eval) of a layer of integers; without `input` on what is in `sums`. No input may
-    /// be missing.
+    /// [`eval`](Self::eval) of a layer of integers; without `input` on what is in `sums`. No input
+    /// may be missing.
     // Not inlined: a model calls it for its first, last and other layers.
     #[inline(never)]
     pub fn eval_raw<const KINDS: u16>(

@@ -22,12 +22,12 @@ use crate::layer::{Layer, LayerTables};
 ///
 /// # What is computed
 ///
-/// A layer maps x to y by y_j = bias_j + Σ_i φ_{j,i}(x_i) (arXiv 2404.19756, equation 2.5), with
-/// φ a spline of degree 3, 1 or 0 on a uniform grid, plus a multiple of silu(z) where the layer is
-/// residual (2.10); z is x on a scale that runs from −1 to 1 over the grid. Outside its grid an edge
-/// goes on as a straight line for the node's margin; past the margin the input saturates. NaN counts
-/// as −∞: it saturates at the left end. `FORMAT.md` gives the arithmetic operation by operation: every
-/// target computes the same bits.
+/// A layer maps x to y by y_j = bias_j + Σ_i φ_{j,i}(x_i) (arXiv 2404.19756, equation 2.5), with φ
+/// a spline of degree 3, 1 or 0 on a uniform grid, plus a multiple of silu(z) where the layer is
+/// residual (2.10); z is x on a scale that runs from −1 to 1 over the grid. Outside its grid an
+/// edge goes on as a straight line for the node's margin; past the margin the input saturates. NaN
+/// counts as −∞: it saturates at the left end. `FORMAT.md` gives the arithmetic operation by
+/// operation: every target computes the same bits.
 ///
 /// # Cost
 ///
@@ -84,8 +84,8 @@ impl<
         Ok(model)
     }
 
-    /// A model without a layer, to be [loaded](Self::reload) where it stands: it has no inputs and no
-    /// outputs.
+    /// A model without a layer, to be [loaded](Self::reload) where it stands: it has no inputs and
+    /// no outputs.
     pub const fn empty() -> Self {
         Self {
             blob: &[],
@@ -95,8 +95,8 @@ impl<
         }
     }
 
-    /// [`load`](Self::load) in place of the model that was there: for one in a `static`, and where two of
-    /// them would be too many on the stack, as what `load` returns is copied.
+    /// [`load`](Self::load) in place of the model that was there: for one in a `static`, and where
+    /// two of them would be too many on the stack, as what `load` returns is copied.
     ///
     /// # Errors
     ///
@@ -134,14 +134,14 @@ impl<
 
     /// The outputs for one input vector, both as integers in the units of the tables.
     ///
-    /// With tables of integers not one float instruction is executed. An input is what the blob says
-    /// it is, raw counts of a converter for example: [`input_scale`](Self::input_scale) tells, and
-    /// [`output_scale`](Self::output_scale) what an output is worth. Any `i32` may come in; inputs
-    /// beyond those the model has are ignored, outputs beyond are 0. The number of instructions does
-    /// not depend on the input.
+    /// With tables of integers not one float instruction is executed. An input is what the blob
+    /// says it is, raw counts of a converter for example: [`input_scale`](Self::input_scale) tells,
+    /// and [`output_scale`](Self::output_scale) what an output is worth. Any `i32` may come in;
+    /// inputs beyond those the model has are ignored, outputs beyond are 0. The number of
+    /// instructions does not depend on the input.
     ///
-    /// With tables of `f32` numbers stand for themselves: inputs are converted to `f32`, and outputs
-    /// rounded to the nearest integer, with half a unit away from 0.
+    /// With tables of `f32` numbers stand for themselves: inputs are converted to `f32`, and
+    /// outputs rounded to the nearest integer, with half a unit away from 0.
     pub fn eval_q(&self, input: &[i32; IN]) -> [i32; OUT] {
         let mut output = [0; OUT];
         self.forward_q(input, &mut output);
@@ -378,8 +378,8 @@ impl<
     /// For tables of integers, the scale and zero of an output: the integer y stands for
     /// `y·scale + zero` in its own unit. `None` for `f32`, or if there is no such output.
     ///
-    /// With a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head all have the same scale,
-    /// and their zeros are 0.
+    /// With a [`Softmax`](Head::Softmax) or [`Sigmoid`](Head::Sigmoid) head all have the same
+    /// scale, and their zeros are 0.
     pub fn output_scale(&self, output: usize) -> Option<(f32, f32)> {
         let last = self.layers.last().filter(|layer| layer.is_integer())?;
         let scale = last.output_scales().get(output);
@@ -470,8 +470,9 @@ pub const fn ram_bytes(width: usize, layers: usize) -> usize {
     fixed + layer * layers + sums * width
 }
 
-/// [`ram_bytes`] for tables of integers: the struct, and what [`Model::eval_q`] keeps on the stack beside
-/// its few locals: a row of sums, the outputs, and 12 bytes for each node of a layer's inputs.
+/// [`ram_bytes`] for tables of integers: the struct, and what [`Model::eval_q`] keeps on the stack
+/// beside its few locals: a row of sums, the outputs, and 12 bytes for each node of a layer's
+/// inputs.
 pub const fn integer_ram_bytes(
     inputs: usize,
     outputs: usize,

@@ -1,5 +1,5 @@
-//! How close AdamW comes to the machine's peak: an epoch of \[784, 64, 10\] against multiply-adds in
-//! registers. `cargo bench -p kan-train-host --bench peak`
+//! How close AdamW comes to the machine's peak: an epoch of \[784, 64, 10\] against multiply-adds
+//! in registers. `cargo bench -p kan-train-host --bench peak`
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -35,8 +35,8 @@ fn main() {
                 *x = -1.0;
             }
         }
-        // Five multiply-adds an edge forward, five back, and five for hidden sensitivities; the rows
-        // of the background are not counted, because nothing is calculated for them.
+        // Five multiply-adds an edge forward, five back, and five for hidden sensitivities; the
+        // rows of the background are not counted, because nothing is calculated for them.
         let dense = 2.0 * (784 * 64) as f64 * (1.0 - share) + 3.0 * 640.0;
         let work = 5.0 * dense * rows as f64;
         for threads in [1, 2] {

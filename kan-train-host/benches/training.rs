@@ -1,8 +1,8 @@
 //! What training spends its time on, against the number of samples, edges and intervals:
 //! `cargo bench -p kan-train-host`. All cores are used, as in training.
 //!
-//! After criterion's own lines comes a Markdown table with the quickest run of each: times that double
-//! with the samples and do not move with the intervals are as they should be.
+//! After criterion's own lines comes a Markdown table with the quickest run of each: times that
+//! double with the samples and do not move with the intervals are as they should be.
 
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -167,8 +167,8 @@ fn main() {
     print_table(&quickest.into_inner());
 }
 
-/// The quickest of each, in milliseconds, and its exponent: by which power of the changed number the
-/// time has grown since the line before.
+/// The quickest of each, in milliseconds, and its exponent: by which power of the changed number
+/// the time has grown since the line before.
 fn print_table(runs: &[(&str, &str, usize, Duration)]) {
     println!("\n| | | | ms | grows as |\n|---|---|---|---|---|");
     let mut before: Option<(&str, &str, usize, f64)> = None;

@@ -2,13 +2,13 @@
 //!
 //! # Speed
 //!
-//! `cargo bench -p kan-train-host --bench peak` compares an epoch of
-//! \[784, 64, 10\] with multiply-adds in registers. With AVX-512, on one of two cores that were busy
-//! with other work too: 6 % of the peak where all inputs differ, 2 % where four of five are
-//! background (whose rows cost nothing and are not counted). What keeps it from more are the parts
-//! that are not multiply-adds: a basis and a SiLU for every input of every row, one number at a time,
-//! and the update, which reads and writes 24 bytes a parameter and step, and takes a square root and
-//! a division. `kan bench paper --only mnist --data DIR` times an epoch of MNIST: 1.7 to 8.7 s on one
+//! `cargo bench -p kan-train-host --bench peak` compares an epoch of \[784, 64, 10\] with
+//! multiply-adds in registers. With AVX-512, on one of two cores that were busy with other work
+//! too: 6 % of the peak where all inputs differ, 2 % where four of five are background (whose rows
+//! cost nothing and are not counted). What keeps it from more are the parts that are not
+//! multiply-adds: a basis and a SiLU for every input of every row, one number at a time, and the
+//! update, which reads and writes 24 bytes a parameter and step, and takes a square root and a
+//! division. `kan bench paper --only mnist --data DIR` times an epoch of MNIST: 1.7 to 8.7 s on one
 //! such core, by how busy it was (2026-11-22).
 //!
 //! # Hidden grids
@@ -16,8 +16,8 @@
 //! Before every epoch, hidden nodes are looked at on some thousand rows. A grid that its node's
 //! values have left or no longer fill is moved to mean ± 3 standard deviations (within the values
 //! that occur, and a margin), by least squares, so that the function stays; beyond it edges are
-//! straight lines. The moments stay with the numbers of the coefficients, since the same part of the
-//! values falls to each as before.
+//! straight lines. The moments stay with the numbers of the coefficients, since the same part of
+//! the values falls to each as before.
 
 use pulp::Arch;
 use rand::SeedableRng;
@@ -52,8 +52,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Rate 1e-3, a tenth of it after the last of `epochs` (a factor of 0.8 for ten of them), weight
-    /// decay 1e-4, batches of 64 rows.
+    /// Rate 1e-3, a tenth of it after the last of `epochs` (a factor of 0.8 for ten of them),
+    /// weight decay 1e-4, batches of 64 rows.
     pub fn over(epochs: usize, seed: u64) -> Self {
         Self {
             epochs,
@@ -358,8 +358,8 @@ impl Packed {
         moved
     }
 
-    /// For every parameter, in the order of [`Network::to_vector`], calls `visit` with the node, the
-    /// place in its block, and the lane.
+    /// For every parameter, in the order of [`Network::to_vector`], calls `visit` with the node,
+    /// the place in its block, and the lane.
     fn for_each_parameter(
         &mut self,
         network: &Network,

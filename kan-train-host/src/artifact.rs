@@ -65,7 +65,8 @@ pub enum ArtifactError {
 /// A symbolic link is followed. A device or a pipe, which nothing can replace, is written to.
 ///
 /// # Errors
-/// [`ArtifactError`] with the path, if the folder is missing or anything on the way to the disk fails.
+/// [`ArtifactError`] with the path, if the folder is missing or anything on the way to the disk
+/// fails.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     let failed = |cause| ArtifactError::Write {
         path: path.to_path_buf(),

@@ -1,8 +1,8 @@
 //! What an inference costs on every core: the bench firmware in QEMU, and networks to measure.
 //!
-//! Instructions are counted exactly and are not cycles. The firmware makes its own inputs, extremes and
-//! NaN among them ([`firmware_example::stimulus`]), and answers with a digest of all outputs, which must
-//! be that of [`digests`], the same computed on the host.
+//! Instructions are counted exactly and are not cycles. The firmware makes its own inputs, extremes
+//! and NaN among them ([`firmware_example::stimulus`]), and answers with a digest of all outputs,
+//! which must be that of [`digests`], the same computed on the host.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -83,9 +83,9 @@ pub const FLAGS: &str = "-C opt-level=3 -C lto=fat -C codegen-units=1 -C panic=a
 /// How long the firmware may say nothing: a call on all rows, in floats on a core without an FPU.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A network of a shape, its functions drawn at random on grids of so many intervals, with inputs of
-/// −1 … 1 and outputs of order one. `density` is the part of the edges that is kept; every node keeps
-/// one.
+/// A network of a shape, its functions drawn at random on grids of so many intervals, with inputs
+/// of −1 … 1 and outputs of order one. `density` is the part of the edges that is kept; every node
+/// keeps one.
 pub fn network(width: &[usize], intervals: usize, density: f64) -> Predictor {
     let mut random = Pcg64Mcg::seed_from_u64(8);
     let (inputs, outputs) = (width[0], width[width.len() - 1]);
@@ -119,14 +119,15 @@ pub fn network(width: &[usize], intervals: usize, density: f64) -> Predictor {
         },
         inputs: vec![range; inputs],
         outputs: vec![scale; outputs],
-        // As if it had learnt its data to a hundredth of their deviation: tables need not be better.
+        // As if it had learnt its data to a hundredth of their deviation: tables need not be
+        // better.
         error: 0.01,
         network,
     }
 }
 
-/// The largest |device − network| of all outputs for the rows of `x`, by running kan-core on the host,
-/// whose bits are the device's.
+/// The largest |device − network| of all outputs for the rows of `x`, by running kan-core on the
+/// host, whose bits are the device's.
 pub fn largest_error(predictor: &Predictor, evaluator: &Evaluator, x: &[f64]) -> f64 {
     let outputs = evaluator.eval(x);
     let pairs = predictor.eval(x).into_iter().zip(outputs);
@@ -283,8 +284,8 @@ impl Peer<'_> {
     }
 }
 
-/// What the calls of one function took on the rows of the stimulus: on [`ROWS`], and the least and most
-/// instructions on ten times as many where they are to be the same for every input.
+/// What the calls of one function took on the rows of the stimulus: on [`ROWS`], and the least and
+/// most instructions on ten times as many where they are to be the same for every input.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// Instructions.
@@ -344,8 +345,8 @@ pub struct Contestant {
     pub outputs: Vec<f32>,
 }
 
-/// Runs the bench firmware of a [`Peer`] with the KANs in `blobs` on rows of inputs: first what each
-/// of these made of them, then the perceptron.
+/// Runs the bench firmware of a [`Peer`] with the KANs in `blobs` on rows of inputs: first what
+/// each of these made of them, then the perceptron.
 ///
 /// # Errors
 /// [`DeviceError`] if it does not come to its end, or not with so many models.

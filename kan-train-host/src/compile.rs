@@ -1,8 +1,8 @@
 //! From a network to tables: the arrow between the rich representation and the poor one.
 //!
-//! Every input node gets a uniform grid of its own, with as few intervals as the wanted error lets it
-//! have. SiLU, adaptive knots, any degree, the ranges of the inputs and the scales of the outputs
-//! disappear in the tables; only the *exact* kind keeps SiLU.
+//! Every input node gets a uniform grid of its own, with as few intervals as the wanted error lets
+//! it have. SiLU, adaptive knots, any degree, the ranges of the inputs and the scales of the
+//! outputs disappear in the tables; only the *exact* kind keeps SiLU.
 //!
 //! # The error that is aimed at
 //!
@@ -13,23 +13,23 @@
 //! # The error bound
 //!
 //! For every output a bound of |device − network| is stated that holds for all inputs that
-//! [`kan_core::Model::in_domain`] accepts (with the `exp` of `libm`). It is computed from the records
-//! and coefficients as they stand in the blob, and adds up, from the inputs to the outputs:
+//! [`kan_core::Model::in_domain`] accepts (with the `exp` of `libm`). It is computed from the
+//! records and coefficients as they stand in the blob, and adds up, from the inputs to the outputs:
 //! - for each edge, its table's distance from its function: as sampled at every break of both and
-//!   between, plus what samples a distance δ apart can miss, δ²/8·max|e″|, with the maximum taken from
-//!   the Bernstein coefficients of e″; beyond the grid both are straight lines;
+//!   between, plus what samples a distance δ apart can miss, δ²/8·max|e″|, with the maximum taken
+//!   from the Bernstein coefficients of e″; beyond the grid both are straight lines;
 //! - the error of the node's value times the largest slope of the edge, bounded likewise;
 //! - the rounding of `f32`: of inputs, position, weights, products and sums. Beyond the grid the
 //!   weights of a cubic table grow with the distance and cancel each other, so that their rounding
 //!   does not: it is what rules the bound in the margin of a fine grid.
 //!
-//! Tables of integers have the roundings of their inputs, positions, weights and coefficients in place
-//! of those of `f32`, and saturate where their margins end: `integer.rs` tells how.
+//! Tables of integers have the roundings of their inputs, positions, weights and coefficients in
+//! place of those of `f32`, and saturate where their margins end: `integer.rs` tells how.
 //!
 //! Only the rounding of the host's own `f64` is left out, a hundred-millionth of that of `f32`.
 //!
-//! Hidden nodes get as much margin as the sums that feed them can reach, so that none saturates; where
-//! the format does not allow so much, the bound has what saturation can cost.
+//! Hidden nodes get as much margin as the sums that feed them can reach, so that none saturates;
+//! where the format does not allow so much, the bound has what saturation can cost.
 
 use std::collections::BTreeMap;
 
@@ -54,12 +54,13 @@ pub struct Options {
     /// The kind.
     pub kind: Kind,
     /// The root mean square of device − network that is wanted on the rows, as a part of each
-    /// output's scale; `None` for a twentieth of the network's own error, within what suits the kind.
+    /// output's scale; `None` for a twentieth of the network's own error, within what suits the
+    /// kind.
     pub tolerance: Option<f64>,
     /// The blob may not be longer.
     pub max_bytes: Option<usize>,
-    /// One inference may not take more instructions, by estimate, on this core; of tables of integers
-    /// one from integers to integers.
+    /// One inference may not take more instructions, by estimate, on this core; of tables of
+    /// integers one from integers to integers.
     pub max_instructions: Option<(u64, Core)>,
 }
 
@@ -155,17 +156,19 @@ pub enum CompileError {
 
 /// So many rows tell how far tables are from their network.
 const ENOUGH_ROWS: usize = 1000;
-/// The part of the network's error beyond which a deviation is worth a warning: it makes the error larger
-/// by half a per cent (a sixth, which tables of 8 bits aim at, by 1.4).
+/// The part of the network's error beyond which a deviation is worth a warning: it makes the error
+/// larger by half a per cent (a sixth, which tables of 8 bits aim at, by 1.4).
 const NOTICEABLE: f64 = 1.0 / 10.0;
 
-/// Where no tables are near enough, those so many times as far as the nearest are taken for being smaller.
+/// Where no tables are near enough, those so many times as far as the nearest are taken for being
+/// smaller.
 const NEARLY: f64 = 1.2;
 
 /// Compiles a network to a blob that is as small as it can be for the tolerance.
 ///
-/// `rows` are inputs to measure on, row-major `[rows, inputs]` in the columns' units: those that the
-/// network was trained on. Without any, points all over the ranges of the inputs take their place.
+/// `rows` are inputs to measure on, row-major `[rows, inputs]` in the columns' units: those that
+/// the network was trained on. Without any, points all over the ranges of the inputs take their
+/// place.
 ///
 /// # Errors
 /// [`CompileError`] if no tables are small enough, or none express the network.
@@ -269,8 +272,8 @@ struct Compiler<'a> {
     name: &'a str,
     kind: Kind,
     layers: Vec<Functions<'a>>,
-    /// For each layer and output node, how much an error there counts in the network's outputs: root
-    /// mean square over the rows, in the outputs' scales.
+    /// For each layer and output node, how much an error there counts in the network's outputs:
+    /// root mean square over the rows, in the outputs' scales.
     gain: Vec<Vec<f64>>,
     /// Inputs to measure on, and the network's outputs for them.
     rows: Vec<f64>,
@@ -340,7 +343,8 @@ impl<'a> Compiler<'a> {
     }
 
     /// The scale of the edges' shares, as a part of the outputs' scales, that gives the coarsest
-    /// tables within `wanted` of the network; if none are, the coarsest that are nearly as near as any.
+    /// tables within `wanted` of the network; if none are, the coarsest that are nearly as near as
+    /// any.
     fn coarsest_within(&mut self, wanted: f64) -> Result<f64, CompileError> {
         // The shares are bounds of errors that on the rows are less: so begin above.
         let mut scale = 16.0 * wanted;

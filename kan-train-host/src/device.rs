@@ -211,8 +211,8 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// What so many ticks are. Two readings of a counter are less than a tick away from a whole number
-    /// of instructions, so that rounding finds it.
+    /// What so many ticks are. Two readings of a counter are less than a tick away from a whole
+    /// number of instructions, so that rounding finds it.
     pub(crate) fn count(self, ticks: u32) -> u32 {
         match self {
             Self::Cycles { .. } => ticks,
@@ -250,12 +250,12 @@ impl Device {
         Self::new(port.to_owned(), Box::new(link), PATIENCE, None)
     }
 
-    /// The device at the other end of a line, called `name` in messages, which is given `patience` for
-    /// each of three times to answer. `unit` is what its counter counts; by default cycles.
+    /// The device at the other end of a line, called `name` in messages, which is given `patience`
+    /// for each of three times to answer. `unit` is what its counter counts; by default cycles.
     ///
     /// # Errors
-    /// [`DeviceError::Silent`], [`DeviceError::Gone`], [`DeviceError::Garbled`] if the counter does not
-    /// count its unit.
+    /// [`DeviceError::Silent`], [`DeviceError::Gone`], [`DeviceError::Garbled`] if the counter does
+    /// not count its unit.
     pub fn new(
         name: String,
         link: Box<dyn Link>,
@@ -323,12 +323,12 @@ impl Device {
         })
     }
 
-    /// Makes the device serve the model in `blob`: the one in its flash, if that is it, or else this
-    /// one in RAM, if it fits.
+    /// Makes the device serve the model in `blob`: the one in its flash, if that is it, or else
+    /// this one in RAM, if it fits.
     ///
     /// # Errors
-    /// [`DeviceError::NotHeld`] if it does not, [`DeviceError::Capacity`] if it is too large for the
-    /// firmware, [`DeviceError::Refused`] if it is no model, and those of the line.
+    /// [`DeviceError::NotHeld`] if it does not, [`DeviceError::Capacity`] if it is too large for
+    /// the firmware, [`DeviceError::Refused`] if it is no model, and those of the line.
     pub fn hold(&mut self, blob: &[u8]) -> Result<(), DeviceError> {
         within_capacity(blob)?;
         let evaluator = Evaluator::load(blob).map_err(|error| DeviceError::Refused {
@@ -378,8 +378,8 @@ impl Device {
 
     /// Evaluates the model on rows of `n_inputs` values.
     ///
-    /// `inputs` is row-major, at least one row; values are passed bit for bit, NaN and infinities too.
-    /// `progress` is told how many rows are done.
+    /// `inputs` is row-major, at least one row; values are passed bit for bit, NaN and infinities
+    /// too. `progress` is told how many rows are done.
     ///
     /// # Errors
     /// [`DeviceError::Shape`] if these are no rows for the model, and those of the line.
@@ -571,8 +571,8 @@ impl Device {
     }
 }
 
-/// Whether the firmware has room for the model in `blob`, if it is one: of a blob that does not load
-/// the device tells.
+/// Whether the firmware has room for the model in `blob`, if it is one: of a blob that does not
+/// load the device tells.
 ///
 /// # Errors
 /// [`DeviceError::Capacity`].
@@ -604,9 +604,9 @@ pub struct DeviceRun<N = f32> {
     pub model: Shape,
     /// The outputs, row-major, bit for bit as the device computed them.
     pub outputs: Vec<N>,
-    /// What each row's inference took, from the call of `eval_into` to its return, in the firmware's
-    /// size-minded build and with its generous capacity, whose scratch memory is cleared every time:
-    /// firmware made for one model needs less. `None` if the counter could not hold it.
+    /// What each row's inference took, from the call of `eval_into` to its return, in the
+    /// firmware's size-minded build and with its generous capacity, whose scratch memory is cleared
+    /// every time: firmware made for one model needs less. `None` if the counter could not hold it.
     pub counts: Vec<Option<u32>>,
 }
 

@@ -1,9 +1,9 @@
 //! Models on an emulated Cortex-M: the model server in QEMU, driven over its serial port.
 //!
-//! One image of the firmware serves every model: QEMU's generic loader writes the blob into the memory
-//! region that the firmware has for it, whose bounds are symbols of the image, as a programmer does
-//! with a board. Instructions are counted exactly (`-icount`), and are not cycles: QEMU has no model of
-//! a pipeline or of flash.
+//! One image of the firmware serves every model: QEMU's generic loader writes the blob into the
+//! memory region that the firmware has for it, whose bounds are symbols of the image, as a
+//! programmer does with a board. Instructions are counted exactly (`-icount`), and are not cycles:
+//! QEMU has no model of a pipeline or of flash.
 //!
 //! ```no_run
 //! use kan_train_host::emulator::{Firmware, Machine};
@@ -41,12 +41,12 @@ pub const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The toolchain that builds it: the file that says so.
 pub const TOOLCHAIN: &str = include_str!("../../rust-toolchain.toml");
 
-/// How long the firmware may say nothing, unless told otherwise, each of three times. A checksum over
-/// the whole region of the model, the longest silence there is, takes QEMU a few seconds.
+/// How long the firmware may say nothing, unless told otherwise, each of three times. A checksum
+/// over the whole region of the model, the longest silence there is, takes QEMU a few seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Nanoseconds of the machine's time that an instruction takes: `-icount shift=7`. With them each of
-/// the counters ticks at least twice an instruction.
+/// Nanoseconds of the machine's time that an instruction takes: `-icount shift=7`. With them each
+/// of the counters ticks at least twice an instruction.
 const NANOSECONDS: f64 = 128.0;
 
 /// A machine that QEMU emulates, with a board of `firmware-example`.
@@ -529,8 +529,8 @@ impl Firmware {
         &self.path
     }
 
-    /// Changes how long the firmware may say nothing before it counts as hanging, each of three times, by
-    /// default 10 s.
+    /// Changes how long the firmware may say nothing before it counts as hanging, each of three
+    /// times, by default 10 s.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
@@ -592,8 +592,8 @@ impl Firmware {
         })
     }
 
-    /// Evaluates the model in `blob` on rows of `n_inputs` values, in QEMU, which has ended when this
-    /// returns: [`start`](Self::start), then [`Device::evaluate`].
+    /// Evaluates the model in `blob` on rows of `n_inputs` values, in QEMU, which has ended when
+    /// this returns: [`start`](Self::start), then [`Device::evaluate`].
     ///
     /// # Errors
     /// Those of the two.

@@ -1,13 +1,13 @@
 //! Estimates of the instructions of an inference, before there is firmware to count them.
 //!
-//! They are what a call costs, and then each layer, node and edge, by least-squares fits to exact counts
-//! in QEMU (rustc 1.95, profile `firmware`: opt-level `s`, fat LTO). `cargo firmware-cost` prints the
-//! counts, how far the estimates are from them, and the fitted constants. A test keeps them within 7 %, of
-//! tables of integers within 15 %, and within 25 % of those where they are pruned (what that costs depends
-//! on how many lists of nodes it leaves).
+//! They are what a call costs, and then each layer, node and edge, by least-squares fits to exact
+//! counts in QEMU (rustc 1.95, profile `firmware`: opt-level `s`, fat LTO). `cargo firmware-cost`
+//! prints the counts, how far the estimates are from them, and the fitted constants. A test keeps
+//! them within 7 %, of tables of integers within 15 %, and within 25 % of those where they are
+//! pruned (what that costs depends on how many lists of nodes it leaves).
 //!
-//! The firmware is that which [`crate::device`] runs. Its hidden layers clear sums of 64 nodes: firmware for
-//! one small model needs some 200 instructions fewer.
+//! The firmware is that which [`crate::device`] runs. Its hidden layers clear sums of 64 nodes:
+//! firmware for one small model needs some 200 instructions fewer.
 
 use std::fmt;
 
@@ -30,7 +30,8 @@ impl Evaluator {
         })
     }
 
-    /// Estimates of the instructions of [`kan_core::Model::eval_q_into`]; `None` for tables of `f32`.
+    /// Estimates of the instructions of [`kan_core::Model::eval_q_into`]; `None` for tables of
+    /// `f32`.
     pub fn instructions_q(&self) -> Option<Instructions> {
         let model = self.model();
         self.integers(&CORTEX_M0)?;
@@ -109,16 +110,17 @@ fn blocks(outputs: usize) -> f64 {
     (outputs / 4 + outputs % 4 / 2 + outputs % 2) as f64
 }
 
-/// Estimated instructions of one inference by class of processor. A Cortex-M7 with an FPU is like an M4F,
-/// an M33 without one like an M3; an M0+ is like an M0. Where there is no FPU the floating-point routines
-/// rule, whose cost depends on the input: it is that of inputs all over the grids.
+/// Estimated instructions of one inference by class of processor. A Cortex-M7 with an FPU is like
+/// an M4F, an M33 without one like an M3; an M0+ is like an M0. Where there is no FPU the
+/// floating-point routines rule, whose cost depends on the input: it is that of inputs all over the
+/// grids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Instructions {
     /// With a single-precision FPU.
     #[serde(rename = "cortex-m4f")]
     pub cortex_m4f: u64,
-    /// A Cortex-M33 with an FPU, as rustc builds for it without flags: as if it had no DSP extension. With
-    /// `-C target-cpu=cortex-m33` integers take what they take on an M4F.
+    /// A Cortex-M33 with an FPU, as rustc builds for it without flags: as if it had no DSP
+    /// extension. With `-C target-cpu=cortex-m33` integers take what they take on an M4F.
     #[serde(rename = "cortex-m33")]
     pub cortex_m33: u64,
     /// Without an FPU.
@@ -222,8 +224,8 @@ struct Costs {
 struct IntegerCosts {
     /// From integers to integers.
     call: f64,
-    /// From floats to floats, of the call, and of each input and output. Floats are called with less
-    /// copying, so the first may be negative.
+    /// From floats to floats, of the call, and of each input and output. Floats are called with
+    /// less copying, so the first may be negative.
     conversion: (f64, f64, f64),
     layer: f64,
     /// Of a node, of a block of outputs for each node that it reads, and of an edge.

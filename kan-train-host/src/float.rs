@@ -18,8 +18,8 @@ const UNDERFLOW: f64 = 1e-45;
 const WIDEST_MARGIN: f64 = 1e6;
 
 impl Functions<'_> {
-    /// The fewest intervals that keep all edges of node `i` within their allowances; if none do, the
-    /// fewest that no more intervals improve on. Their tables are then among those `tried`.
+    /// The fewest intervals that keep all edges of node `i` within their allowances; if none do,
+    /// the fewest that no more intervals improve on. Their tables are then among those `tried`.
     pub(crate) fn fewest_intervals(
         &self,
         i: usize,
@@ -75,8 +75,8 @@ impl Functions<'_> {
                 fine = Some(n);
                 break;
             }
-            // Once they show the narrowest interval, finer tables stop helping only where the rounding
-            // of the coefficients rules.
+            // Once they show the narrowest interval, finer tables stop helping only where the
+            // rounding of the coefficients rules.
             if now < 0.9 * best.0 {
                 best = (now, n);
             } else if n >= 4 * best.1 && n as f64 > f64::max(64.0, 2.0 * resolved) {
@@ -95,8 +95,8 @@ impl Functions<'_> {
                 coarse = between;
             }
         }
-        // Its own breaks are worth some intervals more: there the slopes at the ends are right too, and
-        // with them all of the margins.
+        // Its own breaks are worth some intervals more: there the slopes at the ends are right too,
+        // and with them all of the margins.
         let own = own.intervals();
         if keeps && (fine..=fine + fine / 4).contains(&own) && excess(own) <= 1.0 {
             fine = own;
@@ -311,8 +311,8 @@ impl Functions<'_> {
                     ends.map(|c| c.abs()).fold(0.0, f64::max)
                 };
                 // Weights, their products with coefficients, and the partial sums of those; on the
-                // grid, and beyond it where the weights are up to `margin`/2 (cubic; each of two, and
-                // rounded when it is added) or 1 + `margin` (linear).
+                // grid, and beyond it where the weights are up to `margin`/2 (cubic; each of two,
+                // and rounded when it is added) or 1 + `margin` (linear).
                 let terms = match tables {
                     Tables::Cubic | Tables::Exact => {
                         14.0 * largest + (2.0 + 3.0 * margin) * ends(3)
@@ -345,8 +345,8 @@ impl Functions<'_> {
         bound
     }
 
-    /// The most by which z on the device's grid differs from z on the network's, which SiLU turns into
-    /// no more, anywhere in the reach.
+    /// The most by which z on the device's grid differs from z on the network's, which SiLU turns
+    /// into no more, anywhere in the reach.
     fn shift(&self, i: usize, table: &TableGrid) -> f64 {
         let (a, b) = self.to_network[i];
         let own = &self.layer.grids[i];
@@ -403,8 +403,8 @@ pub(crate) struct Fitted {
     pub(crate) grid: TableGrid,
     /// By edge and row.
     pub(crate) coefficients: Vec<Vec<f32>>,
-    /// By edge, the sampled distance from its function on the grid: the largest; of tables that will be
-    /// integers the root mean square on the network's grid.
+    /// By edge, the sampled distance from its function on the grid: the largest; of tables that
+    /// will be integers the root mean square on the network's grid.
     pub(crate) distance: Vec<f64>,
 }
 

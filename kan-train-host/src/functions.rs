@@ -23,9 +23,9 @@ pub(crate) fn is_measurable(lo: f64, hi: f64) -> bool {
     hi - lo >= least.max(part * size) && size <= most
 }
 
-/// The power of two in which integers count an input: it tells 2²² to 2²³ numbers in its range apart,
-/// or fewer where the range is so far from 0 that they would not fit 30 bits. A device that gets the
-/// input as `f32` does not tell more apart there either.
+/// The power of two in which integers count an input: it tells 2²² to 2²³ numbers in its range
+/// apart, or fewer where the range is so far from 0 that they would not fit 30 bits. A device that
+/// gets the input as `f32` does not tell more apart there either.
 pub(crate) fn input_unit((lo, hi): (f64, f64)) -> f64 {
     let width = (hi - lo).clamp(1e-30, 1e31);
     let size = lo.abs().max(hi.abs());
@@ -112,8 +112,8 @@ pub(crate) fn sorted(breaks: impl Iterator<Item = f64>, reach: (f64, f64)) -> Ve
 }
 
 impl<'a> Functions<'a> {
-    /// The functions of every layer. `seen` is, for each layer and input node, the range of its values
-    /// all over the domain of the inputs, as far as samples tell.
+    /// The functions of every layer. `seen` is, for each layer and input node, the range of its
+    /// values all over the domain of the inputs, as far as samples tell.
     pub(crate) fn of_layers(
         predictor: &'a Predictor,
         kind: Kind,
@@ -147,7 +147,8 @@ impl<'a> Functions<'a> {
                     .map(|(i, &(lo, hi))| {
                         let range = predictor.inputs[i];
                         let beyond = kind.input_margin() * (range.hi - range.lo);
-                        // A margin is as wide on both sides. What f32 makes of the ends lies inside.
+                        // A margin is as wide on both sides. What f32 makes of the ends lies
+                        // inside.
                         let beyond = (lo - range.lo).max(range.hi - hi).max(0.0) + beyond;
                         let slack = 16.0 * ROUNDING * (lo.abs() + hi.abs());
                         (lo - beyond - slack, hi + beyond + slack)
@@ -211,9 +212,9 @@ impl<'a> Functions<'a> {
         Ok(layers)
     }
 
-    /// The range of a table of integers of `intervals` for node `i`. One that is cubic and fine enough
-    /// has the knots of the network's own grid among its own: there it is exact but for SiLU and
-    /// rounding.
+    /// The range of a table of integers of `intervals` for node `i`. One that is cubic and fine
+    /// enough has the knots of the network's own grid among its own: there it is exact but for SiLU
+    /// and rounding.
     pub(crate) fn range(&self, i: usize, kind: Kind, intervals: usize) -> (f64, f64) {
         let (lo, hi) = self.domain[i];
         self.nested(i, kind)
@@ -246,9 +247,9 @@ impl<'a> Functions<'a> {
         tables.filter(move |(_, range)| (lo - range.0).max(range.1 - hi) <= most * (hi - lo))
     }
 
-    /// How much the distance of a table of integers from its edges counts at `x`: less in the margins,
-    /// where few inputs are. A cubic table cannot bend at the ends of the network's grid as sharply as
-    /// the network does; what it cannot follow belongs outside.
+    /// How much the distance of a table of integers from its edges counts at `x`: less in the
+    /// margins, where few inputs are. A cubic table cannot bend at the ends of the network's grid
+    /// as sharply as the network does; what it cannot follow belongs outside.
     pub(crate) fn weight(&self, i: usize, x: f64) -> f64 {
         let (a, b) = self.to_network[i];
         let z = a * x + b;
@@ -309,8 +310,8 @@ impl<'a> Functions<'a> {
         self.scale[j].0 * a * a * curvature
     }
 
-    /// A bound of the second derivative, between the neighbouring breaks `a` and `b`, of an edge or,
-    /// with `table`, of the edge less its table.
+    /// A bound of the second derivative, between the neighbouring breaks `a` and `b`, of an edge
+    /// or, with `table`, of the edge less its table.
     ///
     /// It is a polynomial of degree at most 3 (networks have degree 5 at most) and a multiple of
     /// silu″, which differs from its cubic interpolant through four even places by at most

@@ -1,8 +1,8 @@
-//! What an edge does where no sample of its node lies: between samples, and between the last one and
-//! the end of its grid.
+//! What an edge does where no sample of its node lies: between samples, and between the last one
+//! and the end of its grid.
 //!
-//! There the loss says nothing, and what training leaves is a matter of its path. A test row in such
-//! a gap can then cost more than all others together. The smoothest continuation is better.
+//! There the loss says nothing, and what training leaves is a matter of its path. A test row in
+//! such a gap can then cost more than all others together. The smoothest continuation is better.
 
 use crate::grid;
 use crate::network::{Base, Network};
@@ -18,10 +18,9 @@ const LARGEST_CHANGE: f64 = 0.3;
 const NARROW: f64 = 0.3;
 
 /// Gives every edge the smoothest course that keeps its values at the samples of its node: of all
-/// splines c′ that minimises
-/// E(φ′ − φ)² + ε·(range^(2k+1)·Σ(jump of φ⁽ᵏ⁾)²/w + range³·∫(φ″)²/`NARROW`^(2k−2)),
-/// ε so small that E(φ′ − φ)² stays below `TOLERANCE`² of the loss. The network stays as it was if its
-/// loss would grow by more, and where its error is noise.
+/// splines c′ that minimises E(φ′ − φ)² + ε·(range^(2k+1)·Σ(jump of φ⁽ᵏ⁾)²/w +
+/// range³·∫(φ″)²/`NARROW`^(2k−2)), ε so small that E(φ′ − φ)² stays below `TOLERANCE`² of the loss.
+/// The network stays as it was if its loss would grow by more, and where its error is noise.
 pub fn bridge(network: &mut Network, samples: &Samples) {
     let loss = objective::loss(network, samples);
     let noisy = loss > grid::NOISE || matches!(samples.target, Target::Classes(_));

@@ -8,8 +8,8 @@ use crate::spline::{Fit, Grid};
 /// The share of a hidden node's range that its grid has to spare at each end: training moves the
 /// values about, and a test row may lie a little further out than any training row.
 pub const HIDDEN_MARGIN: f64 = 0.02;
-/// The same where there is no noise: beyond its grid an edge is a line, which costs nothing where the
-/// error is larger, and most of the error where it is smaller.
+/// The same where there is no noise: beyond its grid an edge is a line, which costs nothing where
+/// the error is larger, and most of the error where it is smaller.
 pub const SMOOTH_MARGIN: f64 = 0.06;
 /// Above this loss, an error of a thousandth of the target's deviation, edges follow noise.
 pub const NOISE: f64 = 0.5e-6;
@@ -57,8 +57,8 @@ pub fn limits(samples: &Samples) -> Vec<usize> {
         .collect()
 }
 
-/// How the knots of an input are best spaced: evenly (1), unless its values crowd in a part of their
-/// range, so that even intervals would be empty elsewhere; then rather by quantiles.
+/// How the knots of an input are best spaced: evenly (1), unless its values crowd in a part of
+/// their range, so that even intervals would be empty elsewhere; then rather by quantiles.
 pub fn blend(column: &[f64]) -> f64 {
     let mut sorted = column.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -77,8 +77,8 @@ pub fn blend(column: &[f64]) -> f64 {
 }
 
 /// Lets the grid of every hidden node that has outgrown its values, or spares less than half its
-/// margin beside them (which depends on the loss), follow their range, and brings nodes whose range is
-/// far from 2 back to it. Input grids stay. Whether anything changed.
+/// margin beside them (which depends on the loss), follow their range, and brings nodes whose range
+/// is far from 2 back to it. Input grids stay. Whether anything changed.
 pub fn follow(network: &mut Network, samples: &Samples, loss: f64) -> bool {
     if network.layers.len() < 2 {
         return false;

@@ -1,13 +1,14 @@
 //! Tables of integers: fitted, rounded and written down, and how far they can be from the network.
 //!
-//! **Units.** An input is a fixed-point number: its unit is the power of two that tells some millions
-//! of values apart on its range. The sum of an output node has the smallest unit in which the
-//! coefficients of its edges fit their bits, no sum can overflow, and the grid of the node that it
-//! becomes fits 32 bits. As B-splines sum to 1, every edge is shifted to where its coefficients use
-//! both signs alike; what was taken away is in what a sum of 0 stands for.
+//! **Units.** An input is a fixed-point number: its unit is the power of two that tells some
+//! millions of values apart on its range. The sum of an output node has the smallest unit in which
+//! the coefficients of its edges fit their bits, no sum can overflow, and the grid of the node that
+//! it becomes fits 32 bits. As B-splines sum to 1, every edge is shifted to where its coefficients
+//! use both signs alike; what was taken away is in what a sum of 0 stands for.
 //!
-//! **Grids** cover the domain of an input, margin included; of a hidden node its own grid and all that
-//! samples from the whole domain reach. Beyond, inputs saturate, and the bound has what that can cost.
+//! **Grids** cover the domain of an input, margin included; of a hidden node its own grid and all
+//! that samples from the whole domain reach. Beyond, inputs saturate, and the bound has what that
+//! can cost.
 
 mod bound;
 mod groups;
@@ -359,7 +360,8 @@ impl Arithmetic {
     }
 }
 
-/// The smallest unit in which 32 bits hold the width of a grid, and its ends' distances from `zero`.
+/// The smallest unit in which 32 bits hold the width of a grid, and its ends' distances from
+/// `zero`.
 fn finest_unit(lo: f64, hi: f64, zero: f64) -> f64 {
     (hi - zero).abs().max((zero - lo).abs()).max(hi - lo) / LARGEST
 }

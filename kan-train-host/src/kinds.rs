@@ -90,7 +90,8 @@ impl Kind {
         match self.tables {
             // Steps cannot go on linearly.
             Tables::Step => 0.0,
-            // Where hidden edges are steep, a wide margin takes most of what the bits can tell apart.
+            // Where hidden edges are steep, a wide margin takes most of what the bits can tell
+            // apart.
             _ if self.is_integer() => 0.02,
             Tables::Cubic | Tables::Linear => 0.1,
             // It stands for the network itself, outside its grids too.
@@ -106,8 +107,8 @@ impl Kind {
         }
     }
 
-    /// The part of the network's own error that tables are to add: the fewer bits there are, the more
-    /// it costs to go below.
+    /// The part of the network's own error that tables are to add: the fewer bits there are, the
+    /// more it costs to go below.
     pub(crate) fn wanted(self) -> f64 {
         match self.bits {
             8 => 1.0 / 6.0,

@@ -24,9 +24,9 @@ const ROUND: usize = 50;
 /// A line search that needs more evaluations than this has lost its way.
 const EVALUATIONS: usize = 20;
 
-/// Trains `network` in place for at most `steps` iterations, or until a round lowers the objective by
-/// less than the part `tolerance`. `watch` is called after every round with the number of iterations
-/// done and the loss.
+/// Trains `network` in place for at most `steps` iterations, or until a round lowers the objective
+/// by less than the part `tolerance`. `watch` is called after every round with the number of
+/// iterations done and the loss.
 pub fn train(
     network: &mut Network,
     samples: &Samples,

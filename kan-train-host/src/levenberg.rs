@@ -7,10 +7,10 @@
 //! steps that it helps are trusted more).
 //!
 //! A squared error is quadratic in the parameters of the last layer. Each step is therefore judged
-//! after variable projection: the last layer first takes the parameters that are best for the values
-//! its nodes have after the step (Golub and Pereyra; with steps for all parameters, algorithm 2 of Ruhe
-//! and Wedin). The layers before it then move along the valley of those best parameters, which the
-//! steps alone follow slowly.
+//! after variable projection: the last layer first takes the parameters that are best for the
+//! values its nodes have after the step (Golub and Pereyra; with steps for all parameters,
+//! algorithm 2 of Ruhe and Wedin). The layers before it then move along the valley of those best
+//! parameters, which the steps alone follow slowly.
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Side};
@@ -41,9 +41,9 @@ pub struct Outcome {
 }
 
 /// A roughness penalty in units of the loss itself, on top of what is asked for: the bending of the
-/// network as it is, or one unit of it if that is more, is worth this part of the loss, however small
-/// that is. Relative to the bending too, because a curve with narrow peaks has a million units of it,
-/// which must not outweigh the loss.
+/// network as it is, or one unit of it if that is more, is worth this part of the loss, however
+/// small that is. Relative to the bending too, because a curve with narrow peaks has a million
+/// units of it, which must not outweigh the loss.
 pub(crate) const RELATIVE_ROUGHNESS: f64 = 1e-5;
 /// So many steps in a row without a new best end the run.
 const PATIENCE: usize = 8;
@@ -143,8 +143,8 @@ impl<'a> Model<'a> {
         for (g, q) in gradient.iter_mut().zip(form.gradient(start)) {
             *g += q;
         }
-        // Under a sparsity penalty the last layer would settle, at every step, on the edges that are
-        // large so far.
+        // Under a sparsity penalty the last layer would settle, at every step, on the edges that
+        // are large so far.
         let projected = network.layers.len() > 1
             && matches!(samples.target, Target::Values(_))
             && !form.is_sparse();

@@ -231,8 +231,8 @@ impl Layer {
         (0..self.inputs()).any(|input| self.edge(input, output).is_some())
     }
 
-    /// One layer of the edges of several, times `factor`, which have the inputs, the outputs, both or
-    /// neither in common.
+    /// One layer of the edges of several, times `factor`, which have the inputs, the outputs, both
+    /// or neither in common.
     fn side_by_side(parts: &[&Self], same_inputs: bool, same_outputs: bool, factor: f64) -> Self {
         let first = parts[0];
         let inputs: usize = parts.iter().map(|part| part.inputs()).sum();

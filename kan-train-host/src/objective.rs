@@ -244,8 +244,8 @@ fn seeds(samples: &Samples, output: &[f64], seeds: &mut [Vec<f64>]) {
 /// matrix JᵀWJ/N plus the penalty's Q.
 ///
 /// Of each edge only the `k + 1` basis functions that are not zero take part in a row of J:
-/// `rows·outputs·(edges·(k + 2))²/2` multiply-adds, whatever the grid. While the grid is coarse, dense
-/// blocks of J are faster all the same.
+/// `rows·outputs·(edges·(k + 2))²/2` multiply-adds, whatever the grid. While the grid is coarse,
+/// dense blocks of J are faster all the same.
 pub fn expand(
     network: &Network,
     samples: &Samples,
@@ -338,8 +338,8 @@ struct Dense {
 
 /// Rows of J in a dense block.
 const BLOCK: usize = 128;
-/// Dense blocks are faster while a row of J has at most so many times as many numbers as are not zero:
-/// they do the square of that in work, at the speed of matrix products.
+/// Dense blocks are faster while a row of J has at most so many times as many numbers as are not
+/// zero: they do the square of that in work, at the speed of matrix products.
 const DENSE: f64 = 3.0;
 
 impl Dense {

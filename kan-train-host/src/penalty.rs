@@ -1,7 +1,7 @@
 //! Penalties on the shapes of edges: bending, tilting and number.
 //!
-//! Each is quadratic in the parameters of an edge, or is replaced by a quadratic near the network at
-//! hand, so that Gauss–Newton steps take it in exactly.
+//! Each is quadratic in the parameters of an edge, or is replaced by a quadratic near the network
+//! at hand, so that Gauss–Newton steps take it in exactly.
 
 use std::mem;
 

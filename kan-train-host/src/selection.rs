@@ -5,12 +5,13 @@
 //! for what it achieves wins. With few rows, folds take turns in being held out.
 //!
 //! Two networks from different starts are trained on each fold. How much better their mean is than
-//! either tells what a network owes to chance, its start and its noise, and so what the mean of more
-//! would achieve: with v the variance and b all other error, one network has the loss b + v, the
-//! mean of M has b + v/M.
+//! either tells what a network owes to chance, its start and its noise, and so what the mean of
+//! more would achieve: with v the variance and b all other error, one network has the loss b + v,
+//! the mean of M has b + v/M.
 //!
-//! Classifications with hidden layers are trained with AdamW, for more and more epochs: Gauss–Newton
-//! steps find minima of the log-loss that say less of other rows, and cost the square of the classes.
+//! Classifications with hidden layers are trained with AdamW, for more and more epochs:
+//! Gauss–Newton steps find minima of the log-loss that say less of other rows, and cost the square
+//! of the classes.
 
 mod epochs;
 mod folds;
@@ -47,8 +48,8 @@ const WORTHWHILE: f64 = 0.03;
 const PAIR: usize = 2;
 /// The mean of so many networks at most.
 const MOST_MEMBERS: usize = 4;
-/// Where held-out rows are hardly worse than training rows, error is not chance, and a finer grid or
-/// another shape is better than a mean.
+/// Where held-out rows are hardly worse than training rows, error is not chance, and a finer grid
+/// or another shape is better than a mean.
 const CHANCE: f64 = 1.3;
 /// A loss below this, an error of a hundredth of the target's deviation, is not noise either.
 const NOISE: f64 = 0.5e-4;
@@ -355,8 +356,8 @@ impl Trial<'_> {
             members: 1,
             descent: self.frame.descent,
         };
-        // An additive network has one optimum, whatever its start; and where there will be one member,
-        // that of AdamW is not chosen from several.
+        // An additive network has one optimum, whatever its start; and where there will be one
+        // member, that of AdamW is not chosen from several.
         let alone = self.most == 1 && self.frame.descent.method == Method::AdamW;
         let pair = if task.width.len() == 2 || alone {
             1

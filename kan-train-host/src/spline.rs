@@ -118,8 +118,8 @@ impl Grid {
     }
 
     /// A grid that follows the samples: their quantiles blended with the uniform grid on their
-    /// range, `grid_eps · uniform + (1 − grid_eps) · quantiles` (the paper's and pykan's rule), with
-    /// `margin` times the range added at both ends.
+    /// range, `grid_eps · uniform + (1 − grid_eps) · quantiles` (the paper's and pykan's rule),
+    /// with `margin` times the range added at both ends.
     ///
     /// Repeated values take part once, and the blend keeps at least a hundredth of the uniform
     /// spacing, so that no knot repeats; fewer than two distinct samples give the uniform grid on
@@ -174,8 +174,8 @@ impl Grid {
     }
 
     /// The same range and degree with `intervals` intervals; every interval of `self` is divided
-    /// evenly where `intervals` is a multiple, so that the old knots stay. The same grid where breaks
-    /// next to each other in `f64` leave no room for more.
+    /// evenly where `intervals` is a multiple, so that the old knots stay. The same grid where
+    /// breaks next to each other in `f64` leave no room for more.
     pub fn with_intervals(&self, intervals: usize) -> Self {
         if self.inv_step.is_some() {
             return Self::even(self.degree, self.lo(), self.hi(), intervals)
@@ -422,8 +422,8 @@ impl Grid {
 
     /// Gram matrix ∫ f_i⁽ᵒ⁾ f_j⁽ᵒ⁾ dx over the grid of the derivatives of order `order` (1 or 2) of
     /// the basis functions and, last, of one more function given by that derivative. Row-major,
-    /// `(G + k + 1)²`; exact for the splines. The second derivative of a polygon (degree 1) is taken as
-    /// the jump of its slope at each break, spread over the interval around it.
+    /// `(G + k + 1)²`; exact for the splines. The second derivative of a polygon (degree 1) is taken
+    /// as the jump of its slope at each break, spread over the interval around it.
     pub fn gram(&self, order: usize, extra: impl Fn(f64) -> f64) -> Vec<f64> {
         let n = self.functions() + 1;
         let mut gram = vec![0.0; n * n];
@@ -460,9 +460,9 @@ impl Grid {
         gram
     }
 
-    /// For each inner break the first of the k + 2 B-splines whose k-th derivative jumps there, and those
-    /// jumps over √w, w the mean of the intervals beside. The sum of the squares of a spline's jumps is
-    /// for it what ∫ (f⁽ᵏ⁺¹⁾)² is for a smooth function.
+    /// For each inner break the first of the k + 2 B-splines whose k-th derivative jumps there, and
+    /// those jumps over √w, w the mean of the intervals beside. The sum of the squares of a
+    /// spline's jumps is for it what ∫ (f⁽ᵏ⁺¹⁾)² is for a smooth function.
     pub fn jumps(&self) -> impl Iterator<Item = (usize, [f64; MAX_ORDER + 1])> {
         let k = self.degree;
         // Each B-spline is a divided difference of (t − x)₊ᵏ over its own knots.
@@ -481,9 +481,9 @@ impl Grid {
         })
     }
 
-    /// For points of a quadrature the first of the k + 1 B-splines that are not zero there, their second
-    /// derivatives, and that of one more function, all times the root of the point's weight: the sum
-    /// of the squares of a spline's values is ∫ (f″)².
+    /// For points of a quadrature the first of the k + 1 B-splines that are not zero there, their
+    /// second derivatives, and that of one more function, all times the root of the point's weight:
+    /// the sum of the squares of a spline's values is ∫ (f″)².
     pub fn bends(
         &self,
         extra: impl Fn(f64) -> f64,
@@ -523,8 +523,8 @@ pub struct Fit<'a> {
     grid: &'a Grid,
     /// Places, their basis functions, and their weights.
     points: Vec<(f64, Local, f64)>,
-    /// The Cholesky factor of the normal equations by row, its diagonal last. They are banded, which
-    /// faer does not use: so this takes O(G·k²) in place of O(G³).
+    /// The Cholesky factor of the normal equations by row, its diagonal last. They are banded,
+    /// which faer does not use: so this takes O(G·k²) in place of O(G³).
     factor: Vec<[f64; MAX_ORDER]>,
 }
 

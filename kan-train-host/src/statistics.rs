@@ -72,8 +72,9 @@ pub fn statistics(network: &Network, samples: &Samples) -> Statistics {
     }
 }
 
-/// Centred second moments of the basis functions and, last, the base function, by layer and input node:
-/// row-major `[G + k + 1, G + k + 1]`, without the last row and column if there is no base function.
+/// Centred second moments of the basis functions and, last, the base function, by layer and input
+/// node: row-major `[G + k + 1, G + k + 1]`, without the last row and column if there is no base
+/// function.
 pub fn moments(network: &Network, samples: &Samples) -> Vec<Vec<Vec<f64>>> {
     let order = network.degree() + 1;
     let with_base = usize::from(network.base != Base::Zero);

@@ -1,8 +1,8 @@
 //! Training, start to end: starts at random, grid continuation, selection, pruning.
 //!
 //! What the user fixes is kept; the rest (shape, grid, penalty) is chosen on held-out rows, see
-//! [`crate::selection`]. Then the network is trained once more on all rows, grid after grid, pruned,
-//! and trained again.
+//! [`crate::selection`]. Then the network is trained once more on all rows, grid after grid,
+//! pruned, and trained again.
 
 use std::ops::ControlFlow;
 use std::sync::mpsc;
@@ -30,9 +30,9 @@ use crate::statistics;
 
 /// Random starts whose first steps decide which go on.
 pub(crate) const STARTS: usize = 5;
-/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten, and the
-/// first steps do not always tell which.
-const MANY_STARTS: usize = 64;
+/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten. With two
+/// hidden layers the first steps do not always tell which, and there are twice as many.
+const MANY_STARTS: usize = 32;
 /// Rows for each parameter that these first steps see at most.
 const START_ROWS: usize = 8;
 /// Those first steps; after them the better half goes on, and so forth.
@@ -86,7 +86,8 @@ pub struct Descent {
     pub method: Method,
     /// Most steps, or epochs, for each grid.
     pub steps: usize,
-    /// What AdamW takes from every parameter in a step, times the learning rate; the others take none.
+    /// What AdamW takes from every parameter in a step, times the learning rate; the others take
+    /// none.
     pub weight_decay: f32,
 }
 
@@ -123,8 +124,8 @@ pub struct Settings {
     pub degree: Option<usize>,
     /// Domains of inputs in their own units, by number.
     pub domain: Vec<(usize, Range)>,
-    /// How to train; if not given, by cost ([`choose_method`]) and, hidden layers of a classification, by
-    /// held-out rows.
+    /// How to train; if not given, by cost ([`choose_method`]) and, hidden layers of a
+    /// classification, by held-out rows.
     pub optimizer: Option<Method>,
     /// Most steps, or epochs, for each grid; [`Method::steps`] if not given and not chosen.
     pub steps: Option<usize>,
@@ -132,8 +133,8 @@ pub struct Settings {
     pub lamb: Option<f64>,
     /// Times range³·∫(φ″)²; chosen on held-out rows if not given.
     pub roughness: Option<f64>,
-    /// Blend of even spacing (1) and quantiles (0) in the grids. If not given, hidden grids are even,
-    /// and inputs are blended where their values crowd ([`grid::blend`]).
+    /// Blend of even spacing (1) and quantiles (0) in the grids. If not given, hidden grids are
+    /// even, and inputs are blended where their values crowd ([`grid::blend`]).
     pub grid_eps: Option<f64>,
     /// Leaves every edge in place.
     pub no_prune: bool,
@@ -482,29 +483,36 @@ impl Frame {
         prune: bool,
         watch: &mut dyn FnMut(Event<'_>),
     ) {
+        let mut show = |(step, loss)| {
+            watch(Event::Step {
+                grid: intervals,
+                step,
+                of: self.descent.steps,
+                loss,
+            });
+        };
+        let train = |network: &mut Network, tell: &mut dyn FnMut(usize, f64)| {
+            self.stage(network, samples, intervals, penalty, tell);
+            if prune {
+                simplify(network, self, samples, intervals, penalty, tell);
+            }
+        };
+        if let [network] = networks {
+            // On this thread, so that the threads are those of the caller's pool.
+            return train(network, &mut |step, loss| show((step, loss)));
+        }
         let (sender, receiver) = mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 let members = networks.par_iter_mut();
                 members.for_each_with(sender, |sender, network| {
-                    let mut tell = |step, loss| {
+                    train(network, &mut |step, loss| {
                         // Nobody listens any more only if the caller is gone.
                         let _ = sender.send((step, loss));
-                    };
-                    self.stage(network, samples, intervals, penalty, &mut tell);
-                    if prune {
-                        simplify(network, self, samples, intervals, penalty, &mut tell);
-                    }
+                    });
                 });
             });
-            for (step, loss) in receiver {
-                watch(Event::Step {
-                    grid: intervals,
-                    step,
-                    of: self.descent.steps,
-                    loss,
-                });
-            }
+            receiver.into_iter().for_each(&mut show);
         });
     }
 
@@ -557,9 +565,9 @@ impl Frame {
     }
 }
 
-/// Trains on `data`; `test` is only measured. With the `progress` of an earlier training of the same
-/// data and settings it goes on from there, and ends as that one would have. `watch` can end the
-/// training at a checkpoint.
+/// Trains on `data`; `test` is only measured. With the `progress` of an earlier training of the
+/// same data and settings it goes on from there, and ends as that one would have. `watch` can end
+/// the training at a checkpoint.
 ///
 /// # Errors
 /// As [`check`]; [`TrainError::Diverged`]; [`TrainError::Stopped`] if `watch` broke off.
@@ -582,7 +590,10 @@ pub fn train(
             .collect(),
         grid_eps: settings.grid_eps,
         descent: Descent::by(method, settings.steps),
-        starts: MANY_STARTS,
+        starts: match &settings.width {
+            Some(width) if width.len() > 3 => 2 * MANY_STARTS,
+            _ => MANY_STARTS,
+        },
         seed: settings.seed,
     };
     let mut clock = Instant::now();
@@ -674,8 +685,8 @@ pub fn train(
     })
 }
 
-/// What to train with AdamW: what the user says, else one hidden layer. A random start is enough, and
-/// weight decay takes the place of penalties.
+/// What to train with AdamW: what the user says, else one hidden layer. A random start is enough,
+/// and weight decay takes the place of penalties.
 fn wide(frame: &Frame, samples: &Samples, settings: &Settings) -> Choice {
     let width = settings.width.clone();
     let recipe = Recipe {
@@ -703,9 +714,9 @@ fn why_not(method: Method, progress: &Progress) -> Option<String> {
     (recipe.descent.method != method).then(|| why.into())
 }
 
-/// How to train a network on `data` as far as cost decides (a classification may still be given to AdamW by
-/// the selection), and, where the settings leave it open, why so: second order while
-/// a pass of it over the rows is quick, for the shape that is asked for or the smallest there is.
+/// How to train a network on `data` as far as cost decides (a classification may still be given to
+/// AdamW by the selection), and, where the settings leave it open, why so: second order while a
+/// pass of it over the rows is quick, for the shape that is asked for or the smallest there is.
 pub fn choose_method(data: &Dataset, settings: &Settings) -> (Method, Option<String>) {
     if let Some(method) = settings.optimizer {
         return (method, None);
@@ -737,8 +748,8 @@ fn full_edges(width: &[usize], constant: &[bool]) -> usize {
 }
 
 /// Prunes as much as the loss does not notice: from the paper's threshold down, the edges below it
-/// are removed and the rest trained again; that stays if the objective grew by less than 2 %. `watch`
-/// gets the steps of that training and their losses.
+/// are removed and the rest trained again; that stays if the objective grew by less than 2 %.
+/// `watch` gets the steps of that training and their losses.
 fn simplify(
     network: &mut Network,
     frame: &Frame,
@@ -956,8 +967,9 @@ fn is_usable(Range { lo, hi }: Range) -> bool {
     hi > lo && (hi - lo).is_normal() && lo.abs().max(hi.abs()) <= LARGEST
 }
 
-/// The domain of an input that the user does not state: the sampled range and a little more, as much
-/// as a few further samples can be expected to go beyond it (for even sampling 1/rows of the range).
+/// The domain of an input that the user does not state: the sampled range and a little more, as
+/// much as a few further samples can be expected to go beyond it (for even sampling 1/rows of the
+/// range).
 fn sampled_range((lo, hi): (f64, f64), rows: usize) -> Range {
     if is_constant((lo, hi)) {
         let half = lo.abs().max(1.0);

@@ -1,5 +1,5 @@
-//! AdamW: the `f32` gradient against the `f64` one, the update against one written by hand, and runs
-//! that are the same whether they are interrupted or shared among threads.
+//! AdamW: the `f32` gradient against the `f64` one, the update against one written by hand, and
+//! runs that are the same whether they are interrupted or shared among threads.
 
 use kan_train_host::adamw::{self, Options, State};
 use kan_train_host::network::{Base, Network};
@@ -29,7 +29,8 @@ fn gradients_in_single_precision_are_those_in_double() {
         for base in [Base::Silu, Base::Zero] {
             for (width, density) in shapes.iter().flat_map(|width| [(width, 1.0), (width, 0.6)]) {
                 let network = random_network(&mut rng, width, degree, base, density);
-                // Slopes of degree 1 jump at the knots: there rounding may not carry a value over one.
+                // Slopes of degree 1 jump at the knots: there rounding may not carry a value over
+                // one.
                 let mut x = match degree {
                     1 if width.contains(&18) => continue,
                     1 => clear_points(&mut rng, &network, 12),
@@ -44,10 +45,10 @@ fn gradients_in_single_precision_are_those_in_double() {
                     let (loss, expected) = objective::gradient(&network, &samples);
                     let (found_loss, found) = adamw::gradient(&network, &samples);
                     // A value goes through at most 30 roundings of ε/2 in each of three layers, and
-                    // each layer enlarges the error before it by its slopes: their sum over a node's
-                    // edges is below 2·(k + 1)/h·√inputs·max|c| < 100, but they fall on one edge in
-                    // `inputs` at a time: 10 on average for these grids. A wrong term would show in
-                    // the first digit.
+                    // each layer enlarges the error before it by its slopes: their sum over a
+                    // node's edges is below 2·(k + 1)/h·√inputs·max|c| < 100, but they fall on one
+                    // edge in `inputs` at a time: 10 on average for these grids. A wrong term would
+                    // show in the first digit.
                     let depth = width.len() as i32 - 2;
                     let bound = 30.0 * 10_f64.powi(depth) * f64::from(f32::EPSILON);
                     let scale = expected.iter().fold(1.0_f64, |most, g| most.max(g.abs()));
@@ -145,8 +146,8 @@ fn updates_follow_the_definition() {
     let mut moved = 0;
     for (k, (found, expected)) in network.to_vector().iter().zip(&c).enumerate() {
         // m/√v has the relative error of the gradient, 30 roundings of its terms, which sum to at
-        // most 1: that is 2e-6/|g| of a step, and |g| > 1e-4 wherever a row is. Six steps of at most
-        // 0.01 each.
+        // most 1: that is 2e-6/|g| of a step, and |g| > 1e-4 wherever a row is. Six steps of at
+        // most 0.01 each.
         assert!(
             (found - expected).abs() <= 2e-3 * 0.02,
             "parameter {k}: {found} for {expected}"

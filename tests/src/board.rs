@@ -1,5 +1,5 @@
-//! Boards: their firmware builds and fits, models are packed for them, and a project for each builds
-//! and, where QEMU emulates the board, runs.
+//! Boards: their firmware builds and fits, models are packed for them, and a project for each
+//! builds and, where QEMU emulates the board, runs.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
@@ -203,8 +203,8 @@ fn models_are_packed_on_the_command_line() {
     }
 }
 
-/// The same settings as those of the workspace's firmware, so that the crates of boards are not built
-/// twice.
+/// The same settings as those of the workspace's firmware, so that the crates of boards are not
+/// built twice.
 const SHARED: [&str; 4] = [
     "--profile",
     "firmware",

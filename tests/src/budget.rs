@@ -1,6 +1,6 @@
-//! The kernels on every core: the bits of the host, one number of instructions for all inputs, and no
-//! more instructions, stack, flash and bytes of blob than `budgets.json` allows. `cargo budgets` records
-//! that file anew.
+//! The kernels on every core: the bits of the host, one number of instructions for all inputs, and
+//! no more instructions, stack, flash and bytes of blob than `budgets.json` allows. `cargo budgets`
+//! records that file anew.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -59,8 +59,8 @@ struct Subject {
     residual: bool,
 }
 
-/// Every kind of tables, each dense, pruned, and with 64 inputs; of integers also with lists that are
-/// longer than kernels gather, and empty.
+/// Every kind of tables, each dense, pruned, and with 64 inputs; of integers also with lists that
+/// are longer than kernels gather, and empty.
 fn subjects() -> Vec<Subject> {
     let shapes: [(&str, &[usize], f32); 4] = [
         ("8-8", &[8, 8], 1.0),
@@ -249,8 +249,8 @@ fn kernels_are_those_of_the_processor_that_is_named_last() {
     }
 }
 
-/// Integers take the same instructions for every input on every core; floats do where an FPU computes
-/// them and there is no exponential: on 10,000 inputs.
+/// Integers take the same instructions for every input on every core; floats do where an FPU
+/// computes them and there is no exponential: on 10,000 inputs.
 #[test]
 fn every_input_takes_the_same_instructions() {
     let measured = measurements();

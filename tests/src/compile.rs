@@ -152,8 +152,8 @@ fn the_stated_bound_holds_for_every_kind_shape_and_degree() {
     }
 }
 
-/// Where tables are fine, rounding is all there is: most of it in the margins, where a cubic table's
-/// weights are large and cancel each other.
+/// Where tables are fine, rounding is all there is: most of it in the margins, where a cubic
+/// table's weights are large and cancel each other.
 #[test]
 fn the_stated_bound_holds_where_rounding_rules() {
     let shapes: [&[usize]; 3] = [&[1, 1], &[2, 1], &[2, 2, 1]];
@@ -215,7 +215,8 @@ fn the_stated_bound_holds_at_the_very_ends_of_the_domain() {
     }
 }
 
-/// Pascals around the pressure of the air, or seconds since 1970: ranges that are narrow where they are.
+/// Pascals around the pressure of the air, or seconds since 1970: ranges that are narrow where they
+/// are.
 #[test]
 fn inputs_far_from_zero_are_told_apart() {
     for lo in [300.0_f64, -101_300.0, 1.7e9] {
@@ -380,7 +381,8 @@ fn a_fine_network_that_is_smooth_has_coarse_tables() {
     assert!(compiled.intervals[0][0] <= 20, "{:?}", compiled.intervals);
     assert!(compiled.within_tolerance);
 
-    // Where only exactness is enough, its own grid is there (SiLU is smooth, and 160 intervals plenty).
+    // Where only exactness is enough, its own grid is there (SiLU is smooth, and 160 intervals
+    // plenty).
     for edge in predictor.network.layers[0].edges.iter_mut().flatten() {
         for (k, c) in edge.coef.iter_mut().enumerate() {
             *c += 0.1 * f64::from(k as u32 % 2);
@@ -391,8 +393,8 @@ fn a_fine_network_that_is_smooth_has_coarse_tables() {
     assert_eq!(compiled.intervals[0][0], 160);
 }
 
-/// Knots that follow skewed samples are narrow where those are many, and edges steep there: an error
-/// of a hidden node counts for as much as the layers behind it make of it.
+/// Knots that follow skewed samples are narrow where those are many, and edges steep there: an
+/// error of a hidden node counts for as much as the layers behind it make of it.
 #[test]
 fn tables_of_deep_networks_are_as_good_as_the_network() {
     let mut rng = Pcg64Mcg::seed_from_u64(4);

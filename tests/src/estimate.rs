@@ -1,4 +1,5 @@
-//! The estimates of `kan inspect` against counts in QEMU on every core, and their constants fitted anew.
+//! The estimates of `kan inspect` against counts in QEMU on every core, and their constants fitted
+//! anew.
 
 use std::fmt::Write as _;
 
@@ -131,8 +132,8 @@ fn kind(degree: u8) -> usize {
     }
 }
 
-/// How often a model of floats has each of `estimate::Costs`, in that order, and the instructions that
-/// are counted.
+/// How often a model of floats has each of `estimate::Costs`, in that order, and the instructions
+/// that are counted.
 fn terms_of_floats(evaluator: &Evaluator, has_fpu: bool) -> (Vec<f64>, f64) {
     let (mut terms, mut counted) = (vec![0.0; 14], 0.0);
     let model = evaluator.model();
@@ -162,8 +163,8 @@ fn terms_of_floats(evaluator: &Evaluator, has_fpu: bool) -> (Vec<f64>, f64) {
     (terms, counted)
 }
 
-/// How often a model of integers has a call and a layer; then a node, a block and an edge by degree;
-/// and a pruned layer and an edge of one.
+/// How often a model of integers has a call and a layer; then a node, a block and an edge by
+/// degree; and a pruned layer and an edge of one.
 fn terms_of_integers(evaluator: &Evaluator) -> (Vec<f64>, Vec<f64>) {
     let (mut terms, mut pruned) = (vec![0.0; 11], vec![0.0; 2]);
     terms[0] = 1.0;
@@ -183,8 +184,9 @@ fn terms_of_integers(evaluator: &Evaluator) -> (Vec<f64>, Vec<f64>) {
     (terms, pruned)
 }
 
-/// Constants, of which `terms` need so many: `missing` of a count that is `of` in all. The squares of
-/// errors relative to that are the least. None of the constants but the first `free` is negative.
+/// Constants, of which `terms` need so many: `missing` of a count that is `of` in all. The squares
+/// of errors relative to that are the least. None of the constants but the first `free` is
+/// negative.
 fn fit(observations: &[(Vec<f64>, f64, f64)], free: usize) -> Vec<f64> {
     let count = observations[0].0.len();
     let occurs = |k: &usize| observations.iter().any(|(terms, ..)| terms[*k] != 0.0);
@@ -235,8 +237,8 @@ fn floats_in_rust(subjects: &[Subject], counts: &[Count], has_fpu: bool) -> Stri
     text + &format!("    look_up: {:.1},", c[13])
 }
 
-/// `estimate::IntegerCosts` as Rust: first what integers take alone, in layers with all edges; then what
-/// pruned layers take besides, and conversions.
+/// `estimate::IntegerCosts` as Rust: first what integers take alone, in layers with all edges; then
+/// what pruned layers take besides, and conversions.
 fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
     let (mut dense, mut pruned, mut converted) = (Vec::new(), Vec::new(), Vec::new());
     for (subject, count) in subjects.iter().zip(counts) {
@@ -275,8 +277,8 @@ fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
     text + "        },"
 }
 
-/// `cargo firmware-cost` prints the counts as a Markdown table with the errors of the estimates, then the
-/// constants of the estimates as `evaluator.rs` has them, fitted to these counts.
+/// `cargo firmware-cost` prints the counts as a Markdown table with the errors of the estimates,
+/// then the constants of the estimates as `evaluator.rs` has them, fitted to these counts.
 #[test]
 fn instructions_are_as_estimated() {
     let builds: &[Build; 5] = BUILDS.first_chunk().expect("and an M33 with DSP");

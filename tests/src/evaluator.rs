@@ -113,8 +113,8 @@ impl Grid {
 ///   from −1 to 1, is off by 5U (the factor and its product, at most 2, and the difference), the
 ///   logistic function s ≤ 0.74 by 4Us (exp counts two operations), their product by one more: 9U
 ///   with that of z. The slope is off by 10U, and as |silu″| ≤ 1/2 by 2.5U for z; `beyond` in the
-///   unit of z and the product with it make it 16U times the longest tangent L = 2·margin/intervals.
-///   Their sum is rounded, below 1 + L.
+///   unit of z and the product with it make it 16U times the longest tangent L =
+///   2·margin/intervals. Their sum is rounded, below 1 + L.
 /// - The sum of n products: n + 1 roundings of at most the sum of all magnitudes.
 fn oracle(layer: &Layer, input: &[f64], error: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let outputs = usize::from(layer.outputs);

@@ -1,5 +1,5 @@
-//! The firmware's application with mocked peripherals, and the proof by linking that nothing of `kan-core`
-//! can panic. (That nothing of the model server can, `board` shows.)
+//! The firmware's application with mocked peripherals, and the proof by linking that nothing of
+//! `kan-core` can panic. (That nothing of the model server can, `board` shows.)
 
 use embedded_hal_mock::eh1::{
     MockError,

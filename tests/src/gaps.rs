@@ -62,8 +62,8 @@ fn a_line_goes_on_as_a_line() {
             gaps::bridge(&mut network, &samples);
             for x in even(-1.0, 1.0, 1001) {
                 let off = network.eval(&[x])[0] - line(x);
-                // What the samples let it change by, 0.2 of 1e-4, tilts it at most; twice the line's
-                // length beyond them that is a few times as much.
+                // What the samples let it change by, 0.2 of 1e-4, tilts it at most; twice the
+                // line's length beyond them that is a few times as much.
                 assert!(
                     off.abs() <= 2e-4,
                     "degree {degree}, gap {gap}: {off} at {x}"
@@ -148,7 +148,8 @@ fn jumps_are_the_differences_of_the_highest_derivative() {
         let coef: Vec<f64> = (0..grid.functions())
             .map(|_| rng.random_range(-1.0..1.0))
             .collect();
-        // The k-th derivative on an interval, from finite differences of the polynomial there: exact.
+        // The k-th derivative on an interval, from finite differences of the polynomial there:
+        // exact.
         let highest = |lo: f64, hi: f64| {
             let h = (hi - lo) / degree as f64;
             let mut values: Vec<f64> = (0..=degree)

@@ -28,8 +28,8 @@ pub struct IntegerLayer {
 }
 
 impl IntegerLayer {
-    /// All tables random, within what `load` allows. `density` is that of the edges; 1 makes the one
-    /// group that a dense layer has.
+    /// All tables random, within what `load` allows. `density` is that of the edges; 1 makes the
+    /// one group that a dense layer has.
     pub fn random(
         random: &mut Random,
         degree: u8,
@@ -246,8 +246,8 @@ fn weights(degree: u8, t: i64) -> Vec<i64> {
     }
 }
 
-/// The B-splines of a degree, in the unit of the weights, and how far those may be off: Q15 with its
-/// truncations for degree 3, half a step of t for degree 1.
+/// The B-splines of a degree, in the unit of the weights, and how far those may be off: Q15 with
+/// its truncations for degree 3, half a step of t for degree 1.
 fn true_weights(degree: u8, t: f64) -> (Vec<f64>, f64) {
     let s = 1.0 - t;
     match degree {
@@ -315,7 +315,8 @@ fn encode_with(head: Head, layers: &[IntegerLayer], change: impl Fn(&mut Vec<u16
     blob
 }
 
-/// A model of random layers of integers. The grids of hidden nodes cover half of what can reach them.
+/// A model of random layers of integers. The grids of hidden nodes cover half of what can reach
+/// them.
 pub fn random_model(
     random: &mut Random,
     degree: u8,
@@ -338,7 +339,8 @@ pub fn random_model(
     layers
 }
 
-/// A model of lists: outputs by 7, 3, 2 and 1 that 17, 9 or no nodes feed. Kernels gather eight at a time.
+/// A model of lists: outputs by 7, 3, 2 and 1 that 17, 9 or no nodes feed. Kernels gather eight at
+/// a time.
 pub fn model_of_lists(degree: u8, scalar: Scalar) -> Vec<IntegerLayer> {
     let mut random = Random(78);
     let mut layer = |inputs: usize, lists: &[(usize, usize)]| {
@@ -359,8 +361,8 @@ pub fn model_of_lists(degree: u8, scalar: Scalar) -> Vec<IntegerLayer> {
     vec![first, last]
 }
 
-/// The model of `golden/v1-integers.kan`: four inputs, three outputs, layers of several kinds, two of them
-/// pruned.
+/// The model of `golden/v1-integers.kan`: four inputs, three outputs, layers of several kinds, two
+/// of them pruned.
 pub fn mixed() -> Vec<IntegerLayer> {
     let mut random = Random(2026);
     // Hidden grids cover most of the sums that come.
@@ -668,8 +670,8 @@ fn sums_reach_their_bounds_and_no_further() {
     }
 }
 
-/// As [`blob`](crate::blob)'s of floats: neither file is ever regenerated. The outputs are those of exact
-/// arithmetic by the words of FORMAT.md.
+/// As [`blob`](crate::blob)'s of floats: neither file is ever regenerated. The outputs are those of
+/// exact arithmetic by the words of FORMAT.md.
 #[test]
 fn integers_of_old_blobs_are_what_they_always_were() {
     let blob = committed("golden/v1-integers.kan");

@@ -51,7 +51,8 @@ fn what_a_network_can_represent_is_recovered() {
                 let loss = fit(&mut network, &samples, &Penalty::default());
                 let rmse = (2.0 * loss).sqrt();
                 // Splines of high degree are the base function but for 1e-8: what of it they lack
-                // has a curvature below the least damping, 1e-14, and is learnt slowly or not at all.
+                // has a curvature below the least damping, 1e-14, and is learnt slowly or not at
+                // all.
                 let bound = if base == Base::Zero { 1e-12 } else { 1e-7 };
                 assert!(
                     rmse <= bound,

@@ -166,8 +166,8 @@ pub fn clear_points(rng: &mut Pcg64Mcg, network: &Network, rows: usize) -> Vec<f
 }
 
 /// f′(0) by central differences and Richardson's extrapolation, and a bound on its error: the
-/// difference of the two quotients is four times the larger one's truncation error to leading order,
-/// and `error` is that of one value.
+/// difference of the two quotients is four times the larger one's truncation error to leading
+/// order, and `error` is that of one value.
 pub fn quotient(f: impl Fn(f64) -> f64, error: f64) -> (f64, f64) {
     let step = 1e-5;
     let central = |h: f64| (f(h) - f(-h)) / (2.0 * h);

@@ -125,8 +125,8 @@ fn penalties_measure_bending_tilt_and_magnitude() {
                 let exact = penalty_by_definition(&network, &samples, &penalty);
                 let form = PenaltyForm::at(&network, &samples, &penalty);
                 let value = form.value(&network.to_vector());
-                // Four Gauss points on an interval of width w: error w⁹(4!)⁴/(9·8!³), 5e-9·w⁹, times
-                // the eighth derivative, with w below a third of the base function's unit.
+                // Four Gauss points on an interval of width w: error w⁹(4!)⁴/(9·8!³), 5e-9·w⁹,
+                // times the eighth derivative, with w below a third of the base function's unit.
                 assert!(
                     (value - exact).abs() <= 1e-9 * exact,
                     "degree {degree}, {kind:?}, {width:?}: {value}, not {exact}"

@@ -140,8 +140,8 @@ fn spherical_harmonics() {
     near(sph_harm_01(0.4, 0.7), 0.373_703_813_916_524_6, 1e-15);
     near(sph_harm_11(0.4, 0.7), -0.205_003_715_659_536_3, 1e-15);
     near(sph_harm_22(0.4, 0.7), 0.111_689_149_950_391_7, 1e-15);
-    // ∫ (Re Y)² over the sphere is 1 for m = 0 and ½ else; the midpoint rule is exact in the azimuth
-    // and has an error of (π/n)²/24 in the polar angle.
+    // ∫ (Re Y)² over the sphere is 1 for m = 0 and ½ else; the midpoint rule is exact in the
+    // azimuth and has an error of (π/n)²/24 in the polar angle.
     let n = 400;
     let norm = |f: fn(f64, f64) -> f64| -> f64 {
         let angles = (0..n).flat_map(|i| (0..8).map(move |j| (i, j)));

@@ -1,5 +1,5 @@
-//! The model server and its protocol: on the host behind a pseudo-terminal, and in QEMU, where 10,000
-//! frames of a hostile mix meet it.
+//! The model server and its protocol: on the host behind a pseudo-terminal, and in QEMU, where
+//! 10,000 frames of a hostile mix meet it.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -156,8 +156,8 @@ pub fn narrowest(grid: &Grid) -> f64 {
 }
 
 /// A bound on the rounding error of a basis function's value. All terms of the recursion are
-/// positive and at most 1: each of the k levels adds eight roundings; and knots and argument are off
-/// by a few units in the last place, which count in units of the narrowest interval.
+/// positive and at most 1: each of the k levels adds eight roundings; and knots and argument are
+/// off by a few units in the last place, which count in units of the narrowest interval.
 pub fn rounding(grid: &Grid) -> f64 {
     let largest = grid.lo().abs().max(grid.hi().abs());
     f64::EPSILON * (8.0 * grid.degree() as f64 + 4.0 * largest / narrowest(grid))
@@ -638,8 +638,8 @@ fn no_samples_make_a_bad_grid() {
             "{told}"
         );
         assert!(is_sound(&grid), "{told}");
-        // No interval is below a hundredth of the mean; the samples are on the grid, but those whose
-        // distances are beyond f64.
+        // No interval is below a hundredth of the mean; the samples are on the grid, but those
+        // whose distances are beyond f64.
         let mean = (grid.hi() - grid.lo()) / intervals as f64;
         assert!(narrowest(&grid) >= 0.0099 * mean, "{told}");
         for x in samples.into_iter().filter(|x| x.abs() <= 1e300) {

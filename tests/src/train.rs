@@ -107,14 +107,15 @@ fn the_papers_first_example_is_learnt_to_a_ten_millionth() {
         })
         .collect();
     errors.sort_by(f64::total_cmp);
-    // The paper has 1.3e-6 at best. A test row may lie beyond all training rows in the hidden node's
-    // value, where nothing is known but the tangent: not every seed gets below 1e-6.
+    // The paper has 1.3e-6 at best. A test row may lie beyond all training rows in the hidden
+    // node's value, where nothing is known but the tangent: not every seed gets below 1e-6.
     assert!(errors[4] <= 1e-7 && errors[6] <= 1e-6, "{errors:?}");
 }
 
 #[test]
 fn narrow_peaks_are_learnt_as_well_as_the_paper_learns_them() {
-    // Five peaks of width 0.04, G = 200: RMSE 4e-6 in the paper. Almost all of the curve is bending.
+    // Five peaks of width 0.04, G = 200: RMSE 4e-6 in the paper. Almost all of the curve is
+    // bending.
     let f = |x: &[f64]| -> f64 {
         [-0.8, -0.4, 0.0, 0.4, 0.8]
             .iter()

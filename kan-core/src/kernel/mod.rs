@@ -1,13 +1,13 @@
-//! All unsafe code of this crate: kernels in assembly, and scratch memory that is written before it is read.
-//! The plain Rust of [`integer`](crate::integer) and [`float`](crate::float) computes the same, bit for
-//! bit, and is what other targets run.
+//! All unsafe code of this crate: kernels in assembly, and scratch memory that is written before it
+//! is read. The plain Rust of [`integer`](crate::integer) and [`float`](crate::float) computes the
+//! same, bit for bit, and is what other targets run.
 //!
-//! Integers in two phases. First the place of every input node: weights and row. Then, for each block of
-//! four outputs, all nodes, with the four sums in registers. Floats node by node.
+//! Integers in two phases. First the place of every input node: weights and row. Then, for each
+//! block of four outputs, all nodes, with the four sums in registers. Floats node by node.
 //!
-//! What the kernels rely on and nobody checks here: `Tables::check` has seen the tables. It has shown
-//! that whatever the input no position leaves the rows of its node, that all rows of a group's members
-//! are in the group's table, and that shifts are less than 32.
+//! What the kernels rely on and nobody checks here: `Tables::check` has seen the tables. It has
+//! shown that whatever the input no position leaves the rows of its node, that all rows of a
+//! group's members are in the group's table, and that shifts are less than 32.
 
 #[cfg(any(kan_dsp, kan_v7m))]
 #[macro_use]
@@ -66,10 +66,10 @@ pub(crate) fn fill<'s, T>(
 ///
 /// # Safety
 ///
-/// - The plan is of tables that have been checked. There are as many inputs as its nodes, and as many sums
-///   as its outputs.
-/// - Of integers, there is a place for every node, and the kernel writes it; or inputs is null, and as many
-///   places have been written. Of floats there are inputs, and places are not looked at.
+/// - The plan is of tables that have been checked. There are as many inputs as its nodes, and as
+///   many sums as its outputs.
+/// - Of integers, there is a place for every node, and the kernel writes it; or inputs is null, and
+///   as many places have been written. Of floats there are inputs, and places are not looked at.
 #[cfg(kan_kernels)]
 pub(crate) type Kernel =
     unsafe extern "C" fn(plan: *const Plan, inputs: *const u32, sums: *mut u32, places: *mut Place);
@@ -95,8 +95,8 @@ pub(crate) struct Plan<'m> {
     table: *const u8,
     /// What the sums start with.
     bias: *const f32,
-    /// Of integers, the bytes of the table for four outputs, 0 for a layer of several groups. Of floats,
-    /// those of a row if every node has an edge to every output, else 0.
+    /// Of integers, the bytes of the table for four outputs, 0 for a layer of several groups. Of
+    /// floats, those of a row if every node has an edge to every output, else 0.
     bytes: usize,
     inputs: u16,
     outputs: u16,
@@ -142,8 +142,8 @@ impl<'m> Plan<'m> {
         unsafe { slice::from_raw_parts(self.bias, self.outputs.into()) }
     }
 
-    /// Makes it that of tables of integers that have been checked. The table has `rows`, or is of several
-    /// groups if there are none.
+    /// Makes it that of tables of integers that have been checked. The table has `rows`, or is of
+    /// several groups if there are none.
     #[cfg(kan_integers)]
     pub fn of_integers<T>(&mut self, kernel: Kernel, shift: u32, table: &'m [T], rows: usize) {
         self.table = table.as_ptr().cast();
@@ -164,9 +164,9 @@ impl<'m> Plan<'m> {
         self.kernel = Some(kernel);
     }
 
-    /// Finds the places of the nodes, and writes the sums of a layer of integers; the inputs are what is in
-    /// `sums` if there are no others. `None` unless there is an input and a slot for every node, and a
-    /// sum for every output.
+    /// Finds the places of the nodes, and writes the sums of a layer of integers; the inputs are
+    /// what is in `sums` if there are no others. `None` unless there is an input and a slot for
+    /// every node, and a sum for every output.
     #[cfg(kan_integers)]
     #[inline(always)]
     pub fn run_integers<'s>(
@@ -182,8 +182,8 @@ impl<'m> Plan<'m> {
         }
         let sums = sums.as_mut_ptr();
         let inputs = inputs.map_or(sums.cast_const(), <[_]>::as_ptr).cast();
-        // SAFETY: as many as wanted, and the kernel writes all slots. All inputs are read before the first
-        // sum is written.
+        // SAFETY: as many as wanted, and the kernel writes all slots. All inputs are read before
+        // the first sum is written.
         unsafe {
             self.kernel?(self, inputs, sums.cast(), slots.as_mut_ptr().cast());
             Some(slots.assume_init_ref())
@@ -211,8 +211,8 @@ impl<'m> Plan<'m> {
         plan.run_integers(inputs, sums, slots)
     }
 
-    /// Phase 2 of a layer of several groups: sets the sums to what leaves the places of its nodes. `None`
-    /// unless there is a place for every node and a sum for every output.
+    /// Phase 2 of a layer of several groups: sets the sums to what leaves the places of its nodes.
+    /// `None` unless there is a place for every node and a sum for every output.
     #[cfg(kan_integers)]
     pub fn add_groups<T>(
         &self,
@@ -230,9 +230,10 @@ impl<'m> Plan<'m> {
             table: table.as_ptr().cast(),
             ..*self
         };
-        // SAFETY: `Tables::check` has seen that the groups are whole, that their members are nodes of the
-        // layer, that they have the layer's outputs together and as much of the table as is there, up to a
-        // whole word each. All start at multiples of four. Without inputs the places are only read.
+        // SAFETY: `Tables::check` has seen that the groups are whole, that their members are nodes
+        // of the layer, that they have the layer's outputs together and as much of the table as is
+        // there, up to a whole word each. All start at multiples of four. Without inputs the places
+        // are only read.
         unsafe {
             while groups.start < groups.end {
                 let [[outputs, count], [low, high]] = groups.start.cast::<[[u16; 2]; 2]>().read();
@@ -279,8 +280,8 @@ impl<'m> Plan<'m> {
         Some(())
     }
 
-    /// Writes the sums of a layer of floats. `None` unless there is an input for every node and a sum for
-    /// every output.
+    /// Writes the sums of a layer of floats. `None` unless there is an input for every node and a
+    /// sum for every output.
     #[cfg(kan_vfp)]
     #[inline(always)]
     pub fn run_floats(&self, inputs: &[f32], sums: &mut [f32]) -> Option<()> {

@@ -1,13 +1,14 @@
-//! What the kernels for integers of all processors with Thumb-2 have in common: their way through nodes,
-//! blocks and places.
+//! What the kernels for integers of all processors with Thumb-2 have in common: their way through
+//! nodes, blocks and places.
 //!
 //! The module that uses these macros has one of its own: `distance!` makes of an input x, with the
-//! registers of its node's hi and width, its distance from the grid's left end, from 0 to the width.
+//! registers of its node's hi and width, its distance from the grid's left end, from 0 to the
+//! width.
 
-/// Phase 1, for kernels to branch to: from nodes at r0 and inputs at r1, at least one, writes the places
-/// from r2 to r3. The shift is in r12; r4 to r11 are free. The registers are of an input, of its node's
-/// hi, width, scale and first, which becomes its position; `$weights` makes weights (r4, r5) of that, and
-/// r6 is its row.
+/// Phase 1, for kernels to branch to: from nodes at r0 and inputs at r1, at least one, writes the
+/// places from r2 to r3. The shift is in r12; r4 to r11 are free. The registers are of an input, of
+/// its node's hi, width, scale and first, which becomes its position; `$weights` makes weights (r4,
+/// r5) of that, and r6 is its row.
 macro_rules! locate {
     ($name:ident, $x:literal $hi:literal $width:literal $scale:literal $first:literal,
      [$($constants:literal),*], [$($weights:literal),*], [$($end:literal),*]) => {
@@ -34,9 +35,9 @@ macro_rules! locate {
     };
 }
 
-/// A kernel from its phase 1 and what it does in phase 2 for a place (weights in r7 and r8, row in r9,
-/// sums from r3 on, table in r1), for blocks of four, two and one outputs, each with the logarithm of a
-/// row's bytes.
+/// A kernel from its phase 1 and what it does in phase 2 for a place (weights in r7 and r8, row in
+/// r9, sums from r3 on, table in r1), for blocks of four, two and one outputs, each with the
+/// logarithm of a row's bytes.
 macro_rules! add {
     ($name:ident, $locate:ident,
      $four:literal [$($first:literal),*] [$($of_four:expr),*] [$($last:literal),*],

@@ -5,9 +5,10 @@ use core::arch::naked_asm;
 
 use super::{Place, Plan};
 
-/// Phase 1, for kernels to branch to: from nodes at r0 and inputs at r1, at least one, writes the places
-/// from r2 to r3, which it keeps. The shift is in r8; all other registers are free. `$weights` makes weights (r5, r6) of a position (r7), and leaves r0 as it is; r10 and
-/// r11 are its own constants.
+/// Phase 1, for kernels to branch to: from nodes at r0 and inputs at r1, at least one, writes the
+/// places from r2 to r3, which it keeps. The shift is in r8; all other registers are free.
+/// `$weights` makes weights (r5, r6) of a position (r7), and leaves r0 as it is; r10 and r11 are
+/// its own constants.
 macro_rules! locate {
     ($name:ident, $one:literal, [$($weights:literal),*]) => {
         #[unsafe(naked)]
@@ -138,10 +139,10 @@ locate!(
 
 locate!(locate_step, "16384", ["mov r5, r10"]);
 
-/// A kernel from its phase 1 and what it does in phase 2 for a place, with weights in r1 and r2 and its rows
-/// from r3 on, to sums in r8 to r11, for blocks of four, two and one outputs, each with the logarithm of a
-/// row's bytes. `$first` puts into r4 to r7 what sums start with, by way of r3, and `$last` makes the sums of
-/// what they have become.
+/// A kernel from its phase 1 and what it does in phase 2 for a place, with weights in r1 and r2 and
+/// its rows from r3 on, to sums in r8 to r11, for blocks of four, two and one outputs, each with
+/// the logarithm of a row's bytes. `$first` puts into r4 to r7 what sums start with, by way of r3,
+/// and `$last` makes the sums of what they have become.
 macro_rules! add {
     ($name:ident, $locate:ident,
      $four:literal [$($first:literal),*] [$of_four:expr] [$($last:literal),*],

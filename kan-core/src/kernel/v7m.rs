@@ -1,12 +1,14 @@
-//! Armv7-M, and Armv8-M Mainline without the DSP extension (Cortex-M3; M33 unless the build says more).
+//! Armv7-M, and Armv8-M Mainline without the DSP extension (Cortex-M3; M33 unless the build says
+//! more).
 //!
-//! Nothing takes halves of a word, so that every coefficient is loaded by itself, extended to 32 bits, and
-//! an MLA takes it: two instructions, for 16 bits and for 8. Loads follow one another where registers
-//! allow: only the first of them then takes two cycles. Steps are added and weighed once.
+//! Nothing takes halves of a word, so that every coefficient is loaded by itself, extended to 32
+//! bits, and an MLA takes it: two instructions, for 16 bits and for 8. Loads follow one another
+//! where registers allow: only the first of them then takes two cycles. Steps are added and weighed
+//! once.
 //!
-//! All kernels take the same instructions for every input, but not the same cycles on a Cortex-M3: its
-//! UMULL, two a node of cubic splines, takes three to five of them, and its UMLAL, one a node, four to
-//! seven, the fewer the smaller their factors are.
+//! All kernels take the same instructions for every input, but not the same cycles on a Cortex-M3:
+//! its UMULL, two a node of cubic splines, takes three to five of them, and its UMLAL, one a node,
+//! four to seven, the fewer the smaller their factors are.
 
 use core::arch::naked_asm;
 

@@ -2,8 +2,8 @@
 //!
 //! Node by node: first the weights of its coefficients, which stay in registers, then its edges in
 //! blocks of eight and of four outputs, whose sums are loaded and stored once for all coefficients.
-//! VMLA rounds its product and its sum, so these are the bits of the portable code. All kernels take
-//! the same instructions for every input.
+//! VMLA rounds its product and its sum, so these are the bits of the portable code. All kernels
+//! take the same instructions for every input.
 
 use core::arch::naked_asm;
 
@@ -38,8 +38,8 @@ macro_rules! one {
     };
 }
 
-/// From the interval in r6 and the number of them in r4: the node's first row that counts in r6, and the
-/// next node's first in r2, with the bytes of a row in r3.
+/// From the interval in r6 and the number of them in r4: the node's first row that counts in r6,
+/// and the next node's first in r2, with the bytes of a row in r3.
 macro_rules! first_row {
     ($degree:literal) => {
         concat!(
@@ -51,9 +51,9 @@ macro_rules! first_row {
 }
 
 /// A kernel for splines of a degree. `$weights` makes the weights, in registers from s0 on, and the
-/// interval, in r6, of the position in s4, with margin and counts in s2 and s3, the number of intervals
-/// in r4, and 1 in s10; s11 to s15 are its own constants. `$next` finds the rows after the first, and the
-/// pairs are registers of rows and of their weights.
+/// interval, in r6, of the position in s4, with margin and counts in s2 and s3, the number of
+/// intervals in r4, and 1 in s10; s11 to s15 are its own constants. `$next` finds the rows after
+/// the first, and the pairs are registers of rows and of their weights.
 macro_rules! add {
     ($name:ident, $degree:literal, [$($constants:literal),*], [$($weights:literal),*],
      [$($next:literal),*], [$($row:literal $weight:literal),*]) => {

@@ -1,12 +1,13 @@
-//! A layer in `f32`, laid out for batches of rows: node sums forward, derivatives and steps backward.
+//! A layer in `f32`, laid out for batches of rows: node sums forward, derivatives and steps
+//! backward.
 //!
-//! The edges that leave one input node are one block of rows, `[G + k + 1][outputs]`: a row for each
-//! basis function, then one for the base function; rows are padded to 16 numbers. What one sample
-//! adds to the node sums is then `k + 2` multiples of rows, of which `k + 1` are neighbours, and a
-//! block of a few KiB stays in the first cache while a whole batch goes over it. The gradient of a
-//! block lives only while its node is at work: it is summed, and spent on the block's step, at once.
-//! Threads share the nodes in a fixed number of chunks, whose sums are added in order: the result
-//! does not depend on the number of threads.
+//! The edges that leave one input node are one block of rows, `[G + k + 1][outputs]`: a row for
+//! each basis function, then one for the base function; rows are padded to 16 numbers. What one
+//! sample adds to the node sums is then `k + 2` multiples of rows, of which `k + 1` are neighbours,
+//! and a block of a few KiB stays in the first cache while a whole batch goes over it. The gradient
+//! of a block lives only while its node is at work: it is summed, and spent on the block's step, at
+//! once. Threads share the nodes in a fixed number of chunks, whose sums are added in order: the
+//! result does not depend on the number of threads.
 //!
 //! An input that most rows have the same value of (the background of an image) costs nothing in
 //! those rows: its part in the sums is a constant of the batch, and every other row adds the
@@ -68,8 +69,8 @@ impl Basis {
         }
     }
 
-    /// As [`Grid::local`] and [`Base::at`], linear beyond the grid. Written number by number to where
-    /// it stays: a copy would wait for the numbers to reach the cache.
+    /// As [`Grid::local`] and [`Base::at`], linear beyond the grid. Written number by number to
+    /// where it stays: a copy would wait for the numbers to reach the cache.
     #[inline(always)]
     fn at<const ORDER: usize>(&self, row: usize, x: f32, active: &mut Active) {
         active.row = row as u32;
@@ -136,8 +137,8 @@ pub(super) struct Node {
     pub(super) c: Vec<Wide>,
     pub(super) m: Vec<Wide>,
     pub(super) v: Vec<Wide>,
-    /// 1 where there is an edge, 0 where it is pruned, `[stride]`; `None` if all are there. (Padding
-    /// needs none: its gradient is zero.)
+    /// 1 where there is an edge, 0 where it is pruned, `[stride]`; `None` if all are there.
+    /// (Padding needs none: its gradient is zero.)
     mask: Option<Vec<Wide>>,
     /// The rows of the batch that do not have the common value.
     active: Vec<Active>,

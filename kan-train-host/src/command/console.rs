@@ -1,5 +1,5 @@
-//! What a command says, and where: results on stdout, or one JSON object there and the rest on stderr;
-//! progress on stderr, if that is a terminal.
+//! What a command says, and where: results on stdout, or one JSON object there and the rest on
+//! stderr; progress on stderr, if that is a terminal.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -44,8 +44,9 @@ pub fn place(text: &str) -> Result<Place, String> {
 }
 
 impl Place {
-    /// Evaluates a model on the rows of `x`, each input rounded to `f32`, on the device that this is;
-    /// `None` if it is the host. Tells how long the rows took, once the device served the model.
+    /// Evaluates a model on the rows of `x`, each input rounded to `f32`, on the device that this
+    /// is; `None` if it is the host. Tells how long the rows took, once the device served the
+    /// model.
     pub fn device_run(
         &self,
         evaluator: &Evaluator,

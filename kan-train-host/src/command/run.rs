@@ -292,8 +292,8 @@ impl Run {
         })
     }
 
-    /// How far an interrupted training in this folder has come, if it is `training` of rows with this
-    /// `schema` that was interrupted there.
+    /// How far an interrupted training in this folder has come, if it is `training` of rows with
+    /// this `schema` that was interrupted there.
     pub fn progress(path: &Path, training: &Training, schema: &Schema) -> Option<Progress> {
         let begun = Self::open(path).ok()?.checkpoint;
         let same = begun.training == *training && begun.predictor.schema == *schema;

@@ -51,7 +51,8 @@ pub struct Args {
 /// What the command line and a configuration file can both say.
 #[derive(clap::Args, Default)]
 struct Options {
-    /// The column to predict (of IDX files `label`); several, separated by commas, are a regression with several outputs
+    /// The column to predict (of IDX files `label`); several, separated by commas, are a regression
+    /// with several outputs
     #[arg(long, value_name = "COL[,COL…]")]
     target: Option<Vec<String>>,
     /// Test rows, in a file of their own, or in a pair of IDX files
@@ -75,8 +76,8 @@ struct Options {
     /// Range of all inputs, or of single ones by name [default: the range of the training rows]
     #[arg(long, value_name = "LO:HI | COL=LO:HI,…", allow_hyphen_values = true)]
     domain: Option<String>,
-    /// How to train: lm is Levenberg-Marquardt, auto takes it unless only adamw can afford the rows, and
-    /// adamw for hidden layers of a classification
+    /// How to train: lm is Levenberg-Marquardt, auto takes it unless only adamw can afford the
+    /// rows, and adamw for hidden layers of a classification
     #[arg(long)]
     optimizer: Option<Optimizer>,
     /// Most steps on each grid; of adamw, epochs [default: lm 100, lbfgs 500, adamw 10 or, for a
@@ -103,7 +104,8 @@ struct Options {
 /// Optimisers that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Optimizer {
-    /// Second order where that is affordable; adamw elsewhere and for hidden layers of classifications
+    /// Second order where that is affordable; adamw elsewhere and for hidden layers of
+    /// classifications
     Auto,
     /// Levenberg-Marquardt, factorised or by conjugate gradients
     Lm,

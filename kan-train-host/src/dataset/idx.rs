@@ -79,9 +79,9 @@ impl Images {
     /// Reads a pair `IMAGES,LABELS` or a single file of images; `None` if the path is neither.
     ///
     /// # Errors
-    /// A [`DatasetError`] that names the file: unreadable or larger than the limit (unpacked, and as
-    /// numbers), another magic number, more or fewer bytes than the header says, another number of
-    /// labels than images.
+    /// A [`DatasetError`] that names the file: unreadable or larger than the limit (unpacked, and
+    /// as numbers), another magic number, more or fewer bytes than the header says, another number
+    /// of labels than images.
     pub fn open(path: &Path) -> Result<Option<Self>, DatasetError> {
         let Some((images, labels)) = pair(path) else {
             return if is_images(path) {

@@ -1,15 +1,16 @@
-//! Data sets: CSV files and pairs of IDX files read into numbers, with every fault named by file, row
-//! and column.
+//! Data sets: CSV files and pairs of IDX files read into numbers, with every fault named by file,
+//! row and column.
 //!
-//! A path of the form `IMAGES,LABELS` that is no file itself is a pair of IDX files, plain or gzip: a
-//! classification of images by `label`, whose inputs are the pixels `r0c0`, `r0c1`, … in rows and
+//! A path of the form `IMAGES,LABELS` that is no file itself is a pair of IDX files, plain or gzip:
+//! a classification of images by `label`, whose inputs are the pixels `r0c0`, `r0c1`, … in rows and
 //! columns.
 //!
-//! The format of CSV is RFC 4180 as spreadsheets and pandas write it: UTF-8 (a byte order mark is skipped),
-//! commas, one header line that names the columns, LF or CRLF, cells optionally in double quotes,
-//! spaces around a cell ignored, blank lines ignored. Numbers are decimal with a point.
+//! The format of CSV is RFC 4180 as spreadsheets and pandas write it: UTF-8 (a byte order mark is
+//! skipped), commas, one header line that names the columns, LF or CRLF, cells optionally in double
+//! quotes, spaces around a cell ignored, blank lines ignored. Numbers are decimal with a point.
 //!
-//! A *row* in an error is the line number that an editor or a spreadsheet shows: the header is row 1.
+//! A *row* in an error is the line number that an editor or a spreadsheet shows: the header is row
+//! 1.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -262,9 +263,9 @@ pub enum CellFault {
 }
 
 impl Dataset {
-    /// Reads a training set: `target` alone decides the columns, all others are inputs. Each text in
-    /// `target` is a column's name or, where no column has that name, several with commas between.
-    /// Of a pair of IDX files the target is `label`, which may be left out.
+    /// Reads a training set: `target` alone decides the columns, all others are inputs. Each text
+    /// in `target` is a column's name or, where no column has that name, several with commas
+    /// between. Of a pair of IDX files the target is `label`, which may be left out.
     ///
     /// Without `task`, several targets are a regression, and one target is a classification if it
     /// holds words or at most 20 distinct whole numbers. Labels that are numbers are written in
@@ -638,8 +639,8 @@ fn apportion(sizes: &[usize], fraction: f64) -> Vec<usize> {
     take
 }
 
-/// The two files that a path of the form `IMAGES,LABELS` names, unless it is a file itself or neither
-/// half is one.
+/// The two files that a path of the form `IMAGES,LABELS` names, unless it is a file itself or
+/// neither half is one.
 pub fn pair(path: &Path) -> Option<(PathBuf, PathBuf)> {
     let text = path.to_str().filter(|_| !path.exists())?;
     let halves = text.match_indices(',').map(|(at, comma)| {

@@ -18,8 +18,8 @@ const PRIOR: f64 = 1e-3;
 impl Table {
     /// Chooses the integers anew, so that the sums of all edges together have the least mean square
     /// error on rows of inputs: the roundings of neighbours and of other edges can make up for each
-    /// other, and where bits are few a table with finer steps is better if it saturates only where no
-    /// rows are.
+    /// other, and where bits are few a table with finer steps is better if it saturates only where
+    /// no rows are.
     ///
     /// Coordinate descent from the rounded coefficients.
     pub(super) fn refine(&mut self, raw: &[i64], wanted: &[f64], logits: bool) {

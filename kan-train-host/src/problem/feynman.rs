@@ -1,5 +1,5 @@
-//! The equations of the KAN paper's table of Feynman data sets, in its dimensionless forms, each with
-//! the RMSE of the paper's best KAN as the goal.
+//! The equations of the KAN paper's table of Feynman data sets, in its dimensionless forms, each
+//! with the RMSE of the paper's best KAN as the goal.
 //!
 //! The paper does not state its ranges; these are chosen in the manner of pykan's: quantities in
 //! 0 … 1 or −1 … 1, divisors in 0.5 … 2, angles over a full turn, and away from poles.

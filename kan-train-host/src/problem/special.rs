@@ -1,11 +1,12 @@
-//! Special functions of two variables, as SciPy defines them, on ranges where they are of order one.
+//! Special functions of two variables, as SciPy defines them, on ranges where they are of order
+//! one.
 
 use std::f64::consts::{FRAC_PI_2, PI, TAU};
 
 use super::{Bound, Group, Problem};
 
-/// Carlson's symmetric integral R_F of positive arguments (one may be zero), by duplication; relative
-/// error about 1e-15 (Carlson 1995, DLMF 19.36).
+/// Carlson's symmetric integral R_F of positive arguments (one may be zero), by duplication;
+/// relative error about 1e-15 (Carlson 1995, DLMF 19.36).
 fn carlson(mut x: f64, mut y: f64, mut z: f64) -> f64 {
     loop {
         let mean = (x + y + z) / 3.0;

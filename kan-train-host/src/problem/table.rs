@@ -166,11 +166,12 @@ impl Table {
         }
     }
 
-    /// Reads training and test rows from the folder `NAME` in `data`. The thermocouple set is inside
-    /// the binary too, and used where `data` is not given.
+    /// Reads training and test rows from the folder `NAME` in `data`. The thermocouple set is
+    /// inside the binary too, and used where `data` is not given.
     ///
     /// # Errors
-    /// Those of [`Dataset::read`] and [`Dataset::read_like`]. `Ok(None)` if there is no such folder.
+    /// Those of [`Dataset::read`] and [`Dataset::read_like`]. `Ok(None)` if there is no such
+    /// folder.
     pub fn read(&self, data: Option<&Path>) -> Result<Option<(Dataset, Dataset)>, DatasetError> {
         let Some(data) = data else {
             return Ok((self.name == "thermocouple_k").then(Dataset::thermocouple));

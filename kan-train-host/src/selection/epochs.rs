@@ -25,8 +25,9 @@ pub(super) fn takes_first_order(settings: &Settings) -> bool {
 }
 
 impl Trial<'_> {
-    /// Networks with a hidden layer, or of the width that is asked for, trained with AdamW; the better
-    /// half goes on to more epochs while that helps, then the best to more weight decay. Best first.
+    /// Networks with a hidden layer, or of the width that is asked for, trained with AdamW; the
+    /// better half goes on to more epochs while that helps, then the best to more weight decay.
+    /// Best first.
     pub(super) fn by_epochs(
         &self,
         settings: &Settings,

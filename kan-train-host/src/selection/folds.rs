@@ -48,8 +48,8 @@ pub(super) fn folds(samples: &Samples, seed: u64, enough: usize) -> Vec<(Samples
 
 /// What the held-out rows of one fold say of the networks trained on the others.
 pub(super) struct Held {
-    /// The loss of each row by the network that fits its training rows better: which one that is can
-    /// be known without the held-out rows.
+    /// The loss of each row by the network that fits its training rows better: which one that is
+    /// can be known without the held-out rows.
     pub(super) better: Vec<f64>,
     /// The share of rows that network gets wrong.
     pub(super) wrong: Option<f64>,

@@ -60,7 +60,8 @@ fn penalties(classes: bool, settings: &Settings) -> Vec<Vec<Penalty>> {
     vec![roughness.into_iter().map(|r| penalty(r, 0.0)).collect()]
 }
 
-/// Shapes from additive to two hidden layers, as large as the rows can carry; the additive one always.
+/// Shapes from additive to two hidden layers, as large as the rows can carry; the additive one
+/// always.
 pub(super) fn shapes(frame: &Frame, samples: &Samples) -> Vec<Vec<usize>> {
     let (n_in, n_out) = (samples.inputs, samples.outputs);
     let mut shapes = vec![vec![n_in, n_out]];
@@ -89,8 +90,8 @@ fn is_affordable(width: &[usize], frame: &Frame, samples: &Samples) -> bool {
 }
 
 impl Trial<'_> {
-    /// Shapes by second order: each with a small penalty, then the best with weaker and stronger ones.
-    /// The candidates, best first, and the penalty for the first of them.
+    /// Shapes by second order: each with a small penalty, then the best with weaker and stronger
+    /// ones. The candidates, best first, and the penalty for the first of them.
     pub(super) fn by_penalties(
         &self,
         shapes: Vec<Vec<usize>>,

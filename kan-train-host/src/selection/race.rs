@@ -1,4 +1,5 @@
-//! Without noise shapes race to finer grids: there penalties, folds and pairs of starts have nothing to do.
+//! Without noise shapes race to finer grids: there penalties, folds and pairs of starts have
+//! nothing to do.
 
 use rayon::prelude::*;
 
@@ -15,9 +16,9 @@ const WEAK: [f64; 2] = [1e-7, 1e-8];
 const FALLING: f64 = 0.1;
 
 impl Trial<'_> {
-    /// Shapes that were trained on the first grid go on to finer ones, one network each and without a
-    /// penalty, while the loss falls and they are among the better half, or while it falls as that of
-    /// a smooth function does. Then the best of them with weak penalties. Best first.
+    /// Shapes that were trained on the first grid go on to finer ones, one network each and without
+    /// a penalty, while the loss falls and they are among the better half, or while it falls as
+    /// that of a smooth function does. Then the best of them with weak penalties. Best first.
     pub(super) fn race(
         &self,
         candidates: &[Candidate],

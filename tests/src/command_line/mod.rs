@@ -1,5 +1,5 @@
-//! The binary `kan`, driven as a user would: here what all commands have in common and the desk that
-//! the tests work at, in the modules what single commands print, write, and refuse.
+//! The binary `kan`, driven as a user would: here what all commands have in common and the desk
+//! that the tests work at, in the modules what single commands print, write, and refuse.
 
 mod bench;
 mod demo;

@@ -1,5 +1,5 @@
-//! `kan train`, interrupted: started again with the same command line it ends as if nothing had been;
-//! with any other, or from a checkpoint that somebody has spoilt, it begins anew.
+//! `kan train`, interrupted: started again with the same command line it ends as if nothing had
+//! been; with any other, or from a checkpoint that somebody has spoilt, it begins anew.
 
 use std::fmt::Write as _;
 use std::fs;

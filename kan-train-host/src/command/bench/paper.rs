@@ -30,10 +30,11 @@ Example: kan bench paper
          kan bench paper --data DIR --only table --json
 
 Prints a Markdown table: for each problem the goal, the median and the best over the seeds, and the
-median seconds of a training, with its processor time on all threads. A seed draws the samples, 1000 to train and 1000 to test with where
-nothing else is said, and is the seed of training. DIR has a folder for each data set, in it
-train.csv and test.csv; training gets all rows of train.csv and no options. The folder mnist has the
-four IDX files, learnt by a fixed recipe; its seconds are those of an epoch on one thread.")]
+median seconds of a training, with its processor time on all threads. A seed draws the samples, 1000
+to train and 1000 to test with where nothing else is said, and is the seed of training. DIR has a
+folder for each data set, in it train.csv and test.csv; training gets all rows of train.csv and no
+options. The folder mnist has the four IDX files, learnt by a fixed recipe; its seconds are those of
+an epoch on one thread.")]
 pub struct Args {
     /// The folder of the data sets
     #[arg(long, value_name = "DIR")]
@@ -42,8 +43,8 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: u64,
-    /// Only the rows with these names; or with this in their names or groups, which are toy, feynman,
-    /// special and table
+    /// Only the rows with these names; or with this in their names or groups, which are toy,
+    /// feynman, special and table
     #[arg(long, value_name = "PATTERN,…", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -85,7 +86,8 @@ struct Outcome {
     seconds_goal: Option<f64>,
     /// Median over the seeds.
     seconds: f64,
-    /// Median over the seeds of the processor time of all threads: what a busy machine does not change.
+    /// Median over the seeds of the processor time of all threads: what a busy machine does not
+    /// change.
     cpu_seconds: f64,
     seconds_met: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
