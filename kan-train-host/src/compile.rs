@@ -160,10 +160,6 @@ const ENOUGH_ROWS: usize = 1000;
 /// larger by half a per cent (a sixth, which tables of 8 bits aim at, by 1.4).
 const NOTICEABLE: f64 = 1.0 / 10.0;
 
-/// Where no tables are near enough, those so many times as far as the nearest are taken for being
-/// smaller.
-const NEARLY: f64 = 1.2;
-
 /// Compiles a network to a blob that is as small as it can be for the tolerance.
 ///
 /// `rows` are inputs to measure on, row-major `[rows, inputs]` in the columns' units: those that
@@ -354,7 +350,7 @@ impl<'a> Compiler<'a> {
         let mut best = (worst, scale);
         while worst > wanted {
             if scale < best.1 / 16.0 {
-                let nearly = |(worst, _): &&(f64, f64)| *worst <= NEARLY * best.0;
+                let nearly = |(worst, _): &&(f64, f64)| *worst <= self.kind.nearly() * best.0;
                 return Ok(missed.iter().find(nearly).map_or(best.1, |found| found.1));
             }
             missed.push((worst, scale));

@@ -117,6 +117,15 @@ impl Kind {
         }
     }
 
+    /// Where no tables are near enough to the network, those so many times as far as the nearest
+    /// are taken for being smaller.
+    pub(crate) fn nearly(self) -> f64 {
+        match self.bits {
+            8 => 1.5,
+            _ => 1.2,
+        }
+    }
+
     /// The smallest tolerance to aim at when the user does not say: the coarser the tables, the
     /// more a smaller one would cost.
     pub(crate) fn least_tolerance(self) -> f64 {

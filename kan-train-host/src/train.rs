@@ -30,8 +30,8 @@ use crate::statistics;
 
 /// Random starts whose first steps decide which go on.
 pub(crate) const STARTS: usize = 5;
-/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten. With two
-/// hidden layers the first steps do not always tell which, and there are twice as many.
+/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten.
+/// With two hidden layers the first steps do not always tell which, and there are twice as many.
 const MANY_STARTS: usize = 32;
 /// Rows for each parameter that these first steps see at most.
 const START_ROWS: usize = 8;
