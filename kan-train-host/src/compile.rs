@@ -175,14 +175,17 @@ pub fn compile(
     rows: &[f64],
 ) -> Result<Compiled, CompileError> {
     let own = predictor.error;
-    let least = options.kind.least_tolerance();
     let wanted = options
         .tolerance
-        .unwrap_or((own * options.kind.wanted()).max(least));
+        .unwrap_or((own * options.kind.wanted()).max(options.kind.least_tolerance()));
     let noticeable = own * options.kind.wanted().max(NOTICEABLE);
     let noticeable = options.tolerance.unwrap_or(noticeable);
     let mut compiler = Compiler::new(predictor, name, options.kind, rows)?;
-    let mut scale = compiler.coarsest_within(wanted)?;
+    let nearly = match options.tolerance {
+        Some(_) => 1.0,
+        None => options.kind.nearly(),
+    };
+    let mut scale = compiler.coarsest_within(wanted, nearly)?;
     let mut draft = compiler.draft(scale)?;
     if let Some(limit) = options.max_bytes
         && draft.bytes.len() > limit
@@ -213,15 +216,15 @@ pub fn compile(
     }
     let evaluator = Evaluator::load(&draft.bytes).map_err(CompileError::Rejected)?;
     let (instructions, instructions_q) = (evaluator.instructions(), evaluator.instructions_q());
-    let least = instructions_q.unwrap_or(instructions);
+    let needed = |core: Core| instructions_q.unwrap_or(instructions).on(core);
     if let Some((limit, core)) = options.max_instructions
-        && least.on(core) > limit
+        && needed(core) > limit
     {
         return Err(CompileError::TooSlow {
             limit,
             core,
             tables: options.kind,
-            needed: least.on(core),
+            needed: needed(core),
         });
     }
     let error_bound = compiler.bound(&draft);
@@ -308,6 +311,7 @@ impl<'a> Compiler<'a> {
         kind: Kind,
         rows: &[f64],
     ) -> Result<Self, CompileError> {
+        let given = !rows.is_empty();
         let rows = sample(predictor, rows);
         let seen = match kind.is_integer() {
             true => ranges_of_nodes(predictor, kind, &rows),
@@ -326,8 +330,8 @@ impl<'a> Compiler<'a> {
             truth: predictor.eval(&rows),
             values: kind.is_integer().then(|| {
                 let mut rows = rows.clone();
-                if kind.bits == 16 {
-                    // Bits enough for what happens anywhere in the domain.
+                if kind.bits == 16 && given {
+                    // Bits enough for what happens anywhere in the domain, too.
                     rows.extend(sample(predictor, &[]));
                 }
                 values_of_nodes(predictor, &rows)
@@ -339,9 +343,9 @@ impl<'a> Compiler<'a> {
     }
 
     /// The scale of the edges' shares, as a part of the outputs' scales, that gives the coarsest
-    /// tables within `wanted` of the network; if none are, the coarsest that are nearly as near as
-    /// any.
-    fn coarsest_within(&mut self, wanted: f64) -> Result<f64, CompileError> {
+    /// tables within `wanted` of the network; if none are, the coarsest that are at most `nearly`
+    /// times as far as the nearest.
+    fn coarsest_within(&mut self, wanted: f64, nearly: f64) -> Result<f64, CompileError> {
         // The shares are bounds of errors that on the rows are less: so begin above.
         let mut scale = 16.0 * wanted;
         let mut worst = self.draft(scale)?.worst();
@@ -350,8 +354,8 @@ impl<'a> Compiler<'a> {
         let mut best = (worst, scale);
         while worst > wanted {
             if scale < best.1 / 16.0 {
-                let nearly = |(worst, _): &&(f64, f64)| *worst <= self.kind.nearly() * best.0;
-                return Ok(missed.iter().find(nearly).map_or(best.1, |found| found.1));
+                let is_near = |(worst, _): &&(f64, f64)| *worst <= nearly * best.0;
+                return Ok(missed.iter().find(is_near).map_or(best.1, |found| found.1));
             }
             missed.push((worst, scale));
             coarse = Some(scale);

@@ -19,8 +19,8 @@ use crate::evaluator::{Evaluator, HostModel};
 impl Evaluator {
     /// Estimates of the instructions of [`kan_core::Model::eval_into`].
     pub fn instructions(&self) -> Instructions {
-        let model = self.model();
-        Instructions::by(|costs| match self.integers(costs) {
+        let (model, bits) = (self.model(), self.bits());
+        Instructions::by(|costs| match costs.of_bits(bits) {
             None => costs.of_floats(&model),
             Some(costs) => {
                 let (call, input, output) = costs.conversion;
@@ -30,29 +30,27 @@ impl Evaluator {
         })
     }
 
-    /// Estimates of the instructions of [`kan_core::Model::eval_q_into`]; `None` for tables of
-    /// `f32`.
+    /// Estimates of the instructions of [`kan_core::Model::eval_q_into`]; `None` for tables of `f32`.
     pub fn instructions_q(&self) -> Option<Instructions> {
-        let model = self.model();
-        self.integers(&CORTEX_M0)?;
-        let of = |costs: &Costs| {
-            self.integers(costs)
-                .map_or(0.0, |costs| costs.of_integers(&model))
-        };
-        Some(Instructions::by(of))
-    }
-
-    /// The costs of the model's integers.
-    fn integers<'c>(&self, costs: &'c Costs) -> Option<&'c IntegerCosts> {
-        match self.bits() {
-            32 => None,
-            16 => Some(&costs.integers[0]),
-            _ => Some(&costs.integers[1]),
-        }
+        let (model, bits) = (self.model(), self.bits());
+        CORTEX_M0.of_bits(bits)?;
+        Some(Instructions::by(|costs| {
+            let costs = costs.of_bits(bits);
+            costs.map_or(0.0, |costs| costs.of_integers(&model))
+        }))
     }
 }
 
 impl Costs {
+    /// Those of integers of so many bits.
+    fn of_bits(&self, bits: u8) -> Option<&IntegerCosts> {
+        match bits {
+            32 => None,
+            16 => Some(&self.integers[0]),
+            _ => Some(&self.integers[1]),
+        }
+    }
+
     fn of_floats(&self, model: &HostModel<'_>) -> f64 {
         let layers = model.tables().map(|tables| {
             let (mut node, mut edge) = match tables.degree {
@@ -224,8 +222,7 @@ struct Costs {
 struct IntegerCosts {
     /// From integers to integers.
     call: f64,
-    /// From floats to floats, of the call, and of each input and output. Floats are called with
-    /// less copying, so the first may be negative.
+    /// What floats cost besides: of the call, and of each input and output.
     conversion: (f64, f64, f64),
     layer: f64,
     /// Of a node, of a block of outputs for each node that it reads, and of an edge.

@@ -576,7 +576,7 @@ pub struct Blob {
     pub deviation: Vec<f64>,
     /// The root mean square of that on the training rows.
     pub rms_deviation: Vec<f64>,
-    /// Whether that is at most a tenth of the network's own error.
+    /// Whether that is at most a tenth of the network's own error, of tables of 8 bits a sixth.
     pub within_tolerance: bool,
     /// Table intervals by layer and input node.
     pub intervals: Vec<Vec<usize>>,
@@ -677,8 +677,9 @@ impl Blob {
             let rms = self.rms_deviation.iter().copied().fold(0.0, f64::max);
             console.say(format_args!(
                 "      warning: {tables} tables of this size are {} (RMS) from the network, more than \
-                 a tenth of its own error",
-                figures(rms)
+                 a {} of its own error",
+                figures(rms),
+                if *bits == 8 { "sixth" } else { "tenth" }
             ));
         }
     }

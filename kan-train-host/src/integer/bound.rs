@@ -73,8 +73,9 @@ impl Table {
                 })
                 .collect()
         };
-        let mut bound: Vec<f64> = (self.bias.iter().zip(&self.sums))
-            .map(|(&bias, sum)| if bias == 0 { 0.0 } else { 0.5 * sum.unit })
+        // What rounding made of the biases.
+        let mut bound: Vec<f64> = (self.bias.iter().zip(&self.sums).zip(&self.starts))
+            .map(|((&bias, sum), start)| (start - sum.zero - sum.unit * f64::from(bias)).abs())
             .collect();
         let nodes: Vec<Vec<(usize, f64)>> =
             (0..self.nodes.len()).into_par_iter().map(of_node).collect();

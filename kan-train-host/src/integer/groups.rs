@@ -116,7 +116,9 @@ impl Table {
             let mut members: Vec<usize> = (0..nodes).filter(is_fed).collect();
             // The format has 16 bits for the rows that a member skips: so others are members, too.
             let is_used = |i: &usize| feeds.iter().any(|output| output[*i]);
-            let mut others = (0..nodes).filter(|i| !is_fed(i) && is_used(i));
+            let others = |used: bool| (0..nodes).filter(move |i| !is_fed(i) && is_used(i) == used);
+            // One that no edge leaves is never in the domain: those last.
+            let mut others = others(true).chain(others(false));
             while self.skipped(&members).last() > Some(&0xffff) {
                 members.extend(others.next());
                 members.sort_unstable();

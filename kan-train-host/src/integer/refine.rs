@@ -112,10 +112,18 @@ impl System {
             .collect();
         let mut gram = vec![0.0; size * size];
         for row in &weights {
-            for &(a, of_a) in row {
-                for &(b, of_b) in row {
-                    gram[a * size + b] += of_a * of_b / weights.len() as f64;
+            // Unknowns ascend within a row.
+            for (k, &(a, of_a)) in row.iter().enumerate() {
+                for &(b, of_b) in &row[k..] {
+                    gram[a * size + b] += of_a * of_b;
                 }
+            }
+        }
+        let share = (weights.len() as f64).recip();
+        for a in 0..size {
+            for b in a..size {
+                gram[a * size + b] *= share;
+                gram[b * size + a] = gram[a * size + b];
             }
         }
         Some(Self {
@@ -151,10 +159,7 @@ impl System {
             let largest = fitted(i).map_or(0.0, |c| middle(c).1);
             (largest / quantum).ceil().min(arithmetic.most)
         };
-        let room = match unit < table.finest[j] {
-            true => 0.0,
-            false => (LARGEST - bias.abs()) / arithmetic.weight,
-        };
+        let room = (LARGEST - bias.abs()) / arithmetic.weight;
         let room = room.clamp(0.0, arithmetic.most_together);
         let together: f64 = (0..self.nodes.len()).map(half).sum();
         let part = (room / together.max(1.0)).min(1.0);
@@ -177,8 +182,13 @@ impl System {
             }
         }
         let (coefficients, change) = problem.solve();
+        // The unit as it was always fits.
+        let fits = factor == 1.0 || unit >= table.finest[j] && bias.abs() <= LARGEST;
         Choice {
-            error: quantum * quantum * (square + change),
+            error: match fits {
+                true => quantum * quantum * (square + change),
+                false => f64::INFINITY,
+            },
             coefficients,
             bias: bias as i32,
         }
