@@ -386,7 +386,7 @@ impl<
         scale.map(|&[scale, zero]| (scale, zero))
     }
 
-    /// Number of inputs, 1 to `IN`.
+    /// Number of inputs, 1 to `IN`; of an [empty](Self::empty) model 0, as all its numbers.
     pub fn inputs(&self) -> usize {
         self.header.inputs()
     }

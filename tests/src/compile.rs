@@ -259,6 +259,29 @@ fn the_stated_bound_holds_for_logits() {
     }
 }
 
+/// Nothing but biases: then they alone are the units of the logits.
+#[test]
+fn logits_without_edges_are_their_biases() {
+    for bias in [0.123, 1.386, 6.37, -0.7, -2.1] {
+        let mut predictor = predictor(1, &[2, 1], 3, false, Base::Silu);
+        predictor.schema.target = TargetSchema::Classification {
+            name: "class".into(),
+            labels: ["a", "b"].map(String::from).to_vec(),
+        };
+        predictor.outputs[0] = Scale {
+            offset: 0.0,
+            scale: 1.0,
+        };
+        predictor.network.layers[0].edges.fill(None);
+        predictor.network.layers[0].bias[0] = bias;
+        for kind in KINDS {
+            let compiled = keeps_its_bound(&predictor, &options(kind), 100);
+            let bound = compiled.error_bound[0];
+            assert!(bound < 1e-6 * bias.abs(), "{kind}: {bound:e}");
+        }
+    }
+}
+
 /// More rows lie before the only nodes of an output than the format can say.
 #[test]
 fn outputs_of_late_nodes_compile() {

@@ -278,7 +278,7 @@ fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
 }
 
 /// `cargo firmware-cost` prints the counts as a Markdown table with the errors of the estimates,
-/// then the constants of the estimates as `evaluator.rs` has them, fitted to these counts.
+/// then the constants of the estimates as `estimate.rs` has them, fitted to these counts.
 #[test]
 fn instructions_are_as_estimated() {
     let builds: &[Build; 5] = BUILDS.first_chunk().expect("and an M33 with DSP");

@@ -43,7 +43,8 @@ pub struct Args {
     #[arg(long, value_name = "BYTES")]
     max_flash: Option<usize>,
     /// One inference (of integer tables, by eval_q) may take no more instructions, by estimate;
-    /// CORE is m0, m3, m4f, m7 or m33 [default: m4f]
+    /// CORE is m0, m3, m4f, m7 or m33 (built with its DSP extension, it is like an m4f) [default:
+    /// m4f]
     #[arg(long, value_name = "N[@CORE]", value_parser = limit, allow_hyphen_values = true)]
     max_instructions: Option<(u64, Core)>,
     /// Where to write it [default: model.kan in RUN]
