@@ -7,7 +7,9 @@
     python -m venv peers && peers/bin/pip install tensorflow==2.21.0 scikit-learn==1.9.1
     peers/bin/python tests/peers/train.py kan-train-host/data runs [SET …] > tests/peers/README.md
 
-The targets: target twice, then label three times. For each set it writes to the folder of its
+The targets: target twice, then label three times, with --optimizer lm, because networks of few edges are
+meant. ik_2link (q1,q2) is trained alike; its network alone is kept, for the table of accuracy, and no
+perceptron of int8 comes near. For each set it writes to the folder of its
 name beside this script the network that `kan train` found, and the perceptron, which is named after its
 nodes, as a `.tflite`; and it prints all that were tried.
 
