@@ -15,6 +15,7 @@ use kan_core::{
 };
 use kan_train_host::{
     benchmark::{self, BUILDS, Build, Call, Measured, SMALL, Scales},
+    compile::{Kind, Options, compile},
     emulator::Firmware,
     evaluator::Evaluator,
 };
@@ -31,6 +32,9 @@ use build::Processor;
 
 /// Where the limits are.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budgets.json");
+
+/// Of the grids of networks whose blobs are weighed.
+const INTERVALS: usize = 8;
 
 /// Runs the bench firmware with a model.
 fn measure(firmware: &Firmware, blob: &[u8]) -> Measured {
@@ -352,6 +356,8 @@ struct Budgets {
     /// Bytes of flash that kan-core takes with loader and evaluation, by target and kinds: profile
     /// `firmware`.
     flash: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Bytes that the compiler makes of networks, by shape and kind of tables.
+    blobs: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// What a machine or target is called where a build may say more.
@@ -377,12 +383,8 @@ impl Budgets {
                 of_machine.insert(subject.name.clone(), limits);
             }
         }
-        let sets = [
-            ("cubic i16", kinds::CUBIC_I16),
-            ("linear i16", kinds::LINEAR_I16),
-            ("cubic f32", kinds::CUBIC_F32),
-            ("all", kinds::ALL),
-        ];
+        let mut sets = vec![("all".to_owned(), kinds::ALL)];
+        sets.extend(Kind::ALL.map(|kind| (kind.to_string(), benchmark::only(kind))));
         for build in BUILDS {
             let target = with_cpu(build.target(), build);
             // The M7 is of the M4F's target.
@@ -390,12 +392,27 @@ impl Budgets {
                 continue;
             }
             let scales = Scales::tared(build, SMALL).unwrap_or_else(|error| panic!("{error}"));
-            let sizes = sets.map(|(name, kinds)| {
-                let size = scales.kan_core(kinds);
+            let sizes = sets.iter().map(|(name, kinds)| {
+                let size = scales.kan_core(*kinds);
                 let size = size.unwrap_or_else(|error| panic!("{target}: {name}: {error}"));
-                (name.to_owned(), size.flash())
+                (name.clone(), size.flash())
             });
-            budgets.flash.insert(target, sizes.into());
+            let sizes = sizes.collect();
+            budgets.flash.insert(target, sizes);
+        }
+        for (width, density) in [(&[8, 8][..], 1.0), (&[4, 8, 3], 1.0), (&[9, 11, 7, 2], 0.5)] {
+            let predictor = benchmark::network(width, INTERVALS, density);
+            let sizes = Kind::ALL.map(|kind| {
+                let options = Options {
+                    kind,
+                    tolerance: None,
+                    max_bytes: None,
+                    max_instructions: None,
+                };
+                let compiled = compile(&predictor, "budget", &options, &[]).expect("it compiles");
+                (kind.to_string(), compiled.bytes.len() as u64)
+            });
+            budgets.blobs.insert(format!("{width:?}"), sizes.into());
         }
         budgets
     }
@@ -423,14 +440,16 @@ impl Budgets {
                 }
             }
         }
-        for (target, sets) in &self.flash {
-            for (set, &new) in sets {
-                let old = limits.flash.get(target).and_then(|of| of.get(set));
-                compare(
-                    format!("{target}: {set}: bytes of flash"),
-                    new,
-                    old.copied(),
-                );
+        for (of_what, sizes, limits) in [
+            ("flash", &self.flash, &limits.flash),
+            ("a compiled blob", &self.blobs, &limits.blobs),
+        ] {
+            for (what, kinds) in sizes {
+                for (kind, &new) in kinds {
+                    let old = limits.get(what).and_then(|of| of.get(kind));
+                    let what = format!("{what}: {kind}: bytes of {of_what}");
+                    compare(what, new, old.copied());
+                }
             }
         }
         beyond
@@ -465,7 +484,7 @@ fn a_budget_that_is_exceeded_is_told_with_both_figures() {
         let models = BTreeMap::from([("linear i16 1-1".to_owned(), limits)]);
         Budgets {
             models: BTreeMap::from([("mps2-an386".to_owned(), models)]),
-            flash: BTreeMap::from([("all".to_owned(), BTreeMap::new())]),
+            ..Budgets::default()
         }
     };
     assert!(of(100).beyond(&of(100)).is_empty());
