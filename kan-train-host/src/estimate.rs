@@ -99,7 +99,8 @@ impl IntegerCosts {
             };
             self.layer + layer + node * inputs + visit * visits + (edge + listed) * edges
         });
-        self.call + layers.sum::<f64>()
+        let (call, output) = self.call;
+        call + output * model.outputs() as f64 + layers.sum::<f64>()
     }
 }
 
@@ -220,8 +221,8 @@ struct Costs {
 
 /// What makes up the instructions of an inference in integers, by degree of the tables (3, 1, 0).
 struct IntegerCosts {
-    /// From integers to integers.
-    call: f64,
+    /// From integers to integers, and of each output.
+    call: (f64, f64),
     /// What floats cost besides: of the call, and of each input and output.
     conversion: (f64, f64, f64),
     layer: f64,
@@ -244,18 +245,18 @@ const CORTEX_M0: Costs = Costs {
     look_up: 13.9,
     integers: [
         IntegerCosts {
-            call: 74.5,
+            call: (17.6, 17.5),
             conversion: (292.3, 529.5, 236.5),
-            layer: 240.4,
-            tables: [(58.5, 16.1, 16.0), (26.8, 11.8, 9.4), (23.7, 13.2, 3.8)],
-            pruned: (889.4, 2.1),
+            layer: 221.3,
+            tables: [(80.0, 21.5, 10.0), (45.3, 17.3, 4.1), (40.7, 15.3, 0.0)],
+            pruned: (881.6, 2.1),
         },
         IntegerCosts {
-            call: 77.7,
+            call: (28.1, 16.1),
             conversion: (290.5, 530.2, 234.9),
-            layer: 230.6,
-            tables: [(59.4, 14.9, 18.4), (27.5, 11.9, 10.5), (24.5, 10.2, 6.4)],
-            pruned: (888.4, 1.5),
+            layer: 209.4,
+            tables: [(79.8, 20.1, 12.8), (45.2, 17.1, 5.4), (40.6, 15.7, 1.7)],
+            pruned: (871.6, 1.8),
         },
     ],
 };
@@ -273,18 +274,18 @@ const CORTEX_M3: Costs = Costs {
     look_up: 6.3,
     integers: [
         IntegerCosts {
-            call: 77.6,
+            call: (37.1, 11.9),
             conversion: (229.1, 369.8, 115.8),
-            layer: 141.3,
-            tables: [(15.5, 11.8, 10.1), (3.7, 8.4, 6.0), (2.7, 8.2, 2.7)],
-            pruned: (614.6, 1.4),
+            layer: 130.6,
+            tables: [(28.7, 15.3, 6.3), (15.1, 12.1, 2.6), (12.3, 11.1, 0.0)],
+            pruned: (609.2, 1.3),
         },
         IntegerCosts {
-            call: 80.1,
+            call: (43.8, 10.9),
             conversion: (229.2, 369.7, 115.9),
-            layer: 135.7,
-            tables: [(16.1, 12.4, 9.9), (4.3, 9.0, 5.8), (3.1, 7.2, 3.4)],
-            pruned: (609.8, 1.2),
+            layer: 123.9,
+            tables: [(28.5, 15.8, 6.4), (15.0, 12.7, 2.6), (12.5, 11.1, 0.5)],
+            pruned: (600.6, 1.4),
         },
     ],
 };
@@ -302,18 +303,18 @@ const CORTEX_M4F: Costs = Costs {
     look_up: 4.7,
     integers: [
         IntegerCosts {
-            call: 79.7,
+            call: (39.4, 10.9),
             conversion: (223.9, 26.0, 16.0),
-            layer: 139.5,
-            tables: [(12.8, 7.0, 6.4), (3.2, 6.4, 4.0), (1.7, 8.6, 1.8)],
-            pruned: (623.2, 1.3),
+            layer: 131.7,
+            tables: [(23.8, 10.3, 3.2), (12.6, 10.0, 1.0), (10.8, 8.9, 0.0)],
+            pruned: (623.0, 1.2),
         },
         IntegerCosts {
-            call: 80.1,
+            call: (40.0, 10.9),
             conversion: (224.2, 26.0, 16.0),
-            layer: 138.8,
-            tables: [(12.5, 7.8, 8.1), (2.6, 7.0, 4.9), (1.8, 9.0, 1.7)],
-            pruned: (617.5, 1.4),
+            layer: 132.1,
+            tables: [(23.7, 10.9, 4.8), (12.3, 10.4, 1.9), (10.7, 8.9, 0.0)],
+            pruned: (618.3, 1.2),
         },
     ],
 };
@@ -331,18 +332,18 @@ const CORTEX_M33: Costs = Costs {
     look_up: 4.7,
     integers: [
         IntegerCosts {
-            call: 77.7,
+            call: (37.2, 11.9),
             conversion: (224.3, 26.0, 16.0),
-            layer: 142.1,
-            tables: [(15.4, 11.7, 10.1), (3.6, 8.5, 6.0), (2.7, 8.2, 2.7)],
-            pruned: (616.0, 1.4),
+            layer: 131.5,
+            tables: [(28.6, 15.2, 6.3), (15.0, 12.3, 2.6), (12.3, 11.1, 0.0)],
+            pruned: (610.6, 1.3),
         },
         IntegerCosts {
-            call: 79.8,
+            call: (43.5, 10.9),
             conversion: (224.1, 26.0, 16.0),
-            layer: 137.0,
-            tables: [(16.0, 12.2, 10.0), (4.2, 9.1, 5.8), (3.1, 7.2, 3.4)],
-            pruned: (611.4, 1.2),
+            layer: 125.1,
+            tables: [(28.4, 15.7, 6.4), (14.9, 12.8, 2.6), (12.5, 11.1, 0.5)],
+            pruned: (602.2, 1.4),
         },
     ],
 };

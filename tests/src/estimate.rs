@@ -164,10 +164,11 @@ fn terms_of_floats(evaluator: &Evaluator, has_fpu: bool) -> (Vec<f64>, f64) {
 }
 
 /// How often a model of integers has a call and a layer; then a node, a block and an edge by
-/// degree; and a pruned layer and an edge of one.
+/// degree; an output; and a pruned layer and an edge of one.
 fn terms_of_integers(evaluator: &Evaluator) -> (Vec<f64>, Vec<f64>) {
-    let (mut terms, mut pruned) = (vec![0.0; 11], vec![0.0; 2]);
+    let (mut terms, mut pruned) = (vec![0.0; 12], vec![0.0; 2]);
     terms[0] = 1.0;
+    terms[11] = evaluator.model().outputs() as f64;
     for tables in evaluator.model().tables() {
         let (inputs, edges) = (tables.inputs as f64, tables.edges as f64);
         let blocks = tables.outputs / 4 + tables.outputs % 4 / 2 + tables.outputs % 2;
@@ -261,7 +262,7 @@ fn integers_in_rust(subjects: &[Subject], counts: &[Count]) -> String {
     let (p, e) = (fit(&pruned, 0), fit(&converted, 1));
     let triple = |k: usize| format!("({:.1}, {:.1}, {:.1})", c[k], c[k + 1], c[k + 2]);
     let mut text = String::from("        IntegerCosts {\n");
-    let _ = writeln!(text, "            call: {:.1},", c[0]);
+    let _ = writeln!(text, "            call: ({:.1}, {:.1}),", c[0], c[11]);
     let [call, input, output] = [e[0], e[1], e[2]];
     let _ = writeln!(
         text,
