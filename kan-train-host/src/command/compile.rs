@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::Failure;
 use super::console::{Console, figures, in_words};
-use super::run::{Blob, Run, Split, model_name};
+use super::metrics::Blob;
+use super::run::{Run, Split, model_name};
 use super::train::{bits, kind};
 
 /// Compile a trained network to tables once more, of another kind or size

@@ -15,8 +15,9 @@ use serde::Serialize;
 use super::Failure;
 use super::console::{Console, figures};
 use super::eval::Evaluation;
+use super::metrics::Metrics;
 use super::model::Place;
-use super::run::{Metrics, Split, Training};
+use super::run::{Split, Training};
 use super::train::{before, program, run_in};
 
 /// Train, compile and verify a model of a real sensor, and run it on an emulated Cortex-M4F

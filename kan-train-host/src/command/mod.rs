@@ -6,6 +6,7 @@ mod console;
 mod demo;
 mod eval;
 mod inspect;
+mod metrics;
 mod model;
 mod new_firmware;
 mod pack;

@@ -17,7 +17,8 @@ use serde::Serialize;
 
 use super::Failure;
 use super::console::{Console, in_words, shape};
-use super::run::{Blob, History, Metrics, Run, Split, measure_error};
+use super::metrics::{Blob, History, Metrics};
+use super::run::{Run, Split, measure_error};
 
 /// Give a trained network finer grids, and train it further
 #[derive(clap::Args)]

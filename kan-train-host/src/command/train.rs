@@ -13,9 +13,8 @@ use kan_train_host::predictor::{Predictor, Range};
 use kan_train_host::train::{self, Event, Method, Progress, Settings, Trained};
 
 use super::console::Console;
-use super::run::{
-    Blob, Checkpoint, Held, History, Metrics, Run, Source, Split, Training, absolute,
-};
+use super::metrics::{Blob, History, Metrics};
+use super::run::{Checkpoint, Held, Run, Source, Split, Training, absolute};
 use super::{Failure, reason, shell_word};
 
 /// The part of the rows that is held out as test rows when nothing is said.
