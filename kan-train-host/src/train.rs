@@ -48,9 +48,9 @@ pub(crate) const WIDE_GRID: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// [`levenberg`].
+    /// [`crate::levenberg`].
     Lm,
-    /// [`lbfgs`].
+    /// [`crate::lbfgs`].
     Lbfgs,
     /// [`adamw`].
     AdamW,
