@@ -26,7 +26,7 @@ pub struct Metrics {
     pub targets: Vec<String>,
     pub train_rows: usize,
     pub test_rows: usize,
-    /// Whether the network has been trained on other rows, too, as [`Training::other_rows`].
+    /// Whether the network has been trained on other rows, too, as [`super::run::Training::other_rows`].
     pub other_rows: bool,
     /// Node counts from the inputs to the outputs, after pruning.
     pub width: Vec<usize>,
