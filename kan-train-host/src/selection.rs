@@ -46,8 +46,12 @@ const AFFORDABLE: f64 = 3e8;
 const WORTHWHILE: f64 = 0.03;
 /// Networks from different starts on each fold.
 const PAIR: usize = 2;
-/// The mean of so many networks at most.
+/// The mean of so many networks at most, where candidates are compared: what a pair tells of more
+/// is too uncertain to choose a shape by.
 const MOST_MEMBERS: usize = 4;
+/// The winner's mean is of twice as many, if that pays; not of a classification, whose hidden
+/// layers are several times as large.
+const MOST_MEMBERS_IN_ALL: usize = 8;
 /// Where held-out rows are hardly worse than training rows, error is not chance, and a finer grid
 /// or another shape is better than a mean.
 const CHANCE: f64 = 1.3;
@@ -75,6 +79,8 @@ pub struct Tried {
     /// Held-out loss, half the mean squared error in standard deviations or the log-loss: measured
     /// for one member, extrapolated for several.
     pub loss: f64,
+    /// What of the loss of one member its start and its noise make: the mean of M has an M-th of it.
+    pub variance: f64,
     /// The standard error for one member, from the spread over the folds, or over the rows of a
     /// single one.
     pub standard_error: f64,
@@ -92,6 +98,17 @@ impl Tried {
             roughness: self.roughness,
             slope: self.slope,
             lamb: 0.0,
+        }
+    }
+
+    /// The mean of twice as many members.
+    fn doubled(&self) -> Self {
+        let members = 2 * self.members;
+        Self {
+            members,
+            parameters: 2 * self.parameters,
+            loss: self.loss - self.variance / members as f64,
+            ..self.clone()
         }
     }
 
@@ -223,6 +240,12 @@ fn decide(
     samples: &Samples,
     frame: &Frame,
 ) -> Choice {
+    let winner = &mut candidates[0].tried;
+    let several = (MOST_MEMBERS..MOST_MEMBERS_IN_ALL).contains(&winner.members);
+    let regression = matches!(samples.target, Target::Values(_));
+    if several && regression && winner.doubled().price() < winner.price() {
+        *winner = winner.doubled();
+    }
     let winner = &candidates[0].tried;
     // A mean loss over more rows bears less penalty: as much for each row as in the folds.
     let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
@@ -401,6 +424,7 @@ impl Trial<'_> {
             members: 1,
             parameters: networks[0].parameters(),
             loss: mean(&better),
+            variance: 2.0 * (one - two).max(0.0),
             standard_error: match &folds[..] {
                 [fold] => standard_error(&fold.better),
                 _ => standard_error(&better),
@@ -415,14 +439,14 @@ impl Trial<'_> {
         };
         let noisy = one > NOISE && one > CHANCE * mean(&trained);
         let most = if noisy { self.most } else { 1 };
-        let variance = 2.0 * (one - two).max(0.0);
+        let bias = (one - single.variance).max(0.0);
         let several = (1..usize::BITS)
             .map(|k| 1 << k)
             .take_while(|&members| members <= most)
             .map(|members| Tried {
                 members,
                 parameters: members * single.parameters,
-                loss: (one - variance).max(0.0) + variance / members as f64,
+                loss: bias + single.variance / members as f64,
                 ..single.clone()
             });
         std::iter::once(single.clone())
