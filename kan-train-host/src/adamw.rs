@@ -3,13 +3,13 @@
 //! # Speed
 //!
 //! `cargo bench -p kan-train-host --bench peak` compares an epoch of \[784, 64, 10\] with
-//! multiply-adds in registers. With AVX-512, on one of two cores that were busy with other work
-//! too: 6 % of the peak where all inputs differ, 2 % where four of five are background (whose rows
-//! cost nothing and are not counted). What keeps it from more are the parts that are not
+//! multiply-adds in registers. With AVX-512, on one of two otherwise idle cores: 9 % of the peak
+//! where all inputs differ, 3 % where four of five are background (whose rows cost nothing and are
+//! not counted). What keeps it from more are the parts that are not
 //! multiply-adds: a basis and a SiLU for every input of every row, one number at a time, and the
 //! update, which reads and writes 24 bytes a parameter and step, and takes a square root and a
-//! division. `kan bench paper --only mnist --data DIR` times an epoch of MNIST: 1.7 to 8.7 s on one
-//! such core, by how busy it was (2026-11-22).
+//! division. `kan bench paper --only mnist --data DIR` times an epoch of MNIST: 1.45 s on one such
+//! core, 1.04 s on two (2026-11-22).
 //!
 //! # Hidden grids
 //!

@@ -3,6 +3,15 @@
 //!
 //! Both losses have a Gauss–Newton form: gradient Jᵀr/N and curvature JᵀWJ/N with W = 1 for squared
 //! error and W = diag(p) − ppᵀ for cross-entropy (the Fisher information).
+//!
+//! # Speed
+//!
+//! The Gauss–Newton matrix is nearly all of a step. `cargo bench -p kan-train-host --bench peak`
+//! compares it, passes through the network included, with multiply-adds in registers; of both
+//! only what is not zero in a row of the Jacobian counts as work. On one core with AVX-512, of the
+//! peak in `f64`: 9 % and 16 % on 3 intervals (\[4, 8, 1\] and \[8, 16, 1\]), by dense blocks that
+//! multiply zeros too; 1 % on 24, by 4 × 4 updates all over a matrix larger than the caches
+//! (2026-11-22).
 
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};

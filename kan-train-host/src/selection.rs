@@ -7,7 +7,8 @@
 //! Two networks from different starts are trained on each fold. How much better their mean is than
 //! either tells what a network owes to chance, its start and its noise, and so what the mean of
 //! more would achieve: with v the variance and b all other error, one network has the loss b + v,
-//! the mean of M has b + v/M.
+//! the mean of M has b + v/M. A pair tells too little of v to compare candidates by more than four;
+//! where four won a regression, eight are trained if that pays.
 //!
 //! Classifications with hidden layers are trained with AdamW, for more and more epochs:
 //! Gauss–Newton steps find minima of the log-loss that say less of other rows, and cost the square
@@ -46,12 +47,9 @@ const AFFORDABLE: f64 = 3e8;
 const WORTHWHILE: f64 = 0.03;
 /// Networks from different starts on each fold.
 const PAIR: usize = 2;
-/// The mean of so many networks at most, where candidates are compared: what a pair tells of more
-/// is too uncertain to choose a shape by.
+/// Candidates are means of so many networks at most. A winning regression may get twice as many; a
+/// classification not, its hidden layers are several times as large.
 const MOST_MEMBERS: usize = 4;
-/// The winner's mean is of twice as many, if that pays; not of a classification, whose hidden
-/// layers are several times as large.
-const MOST_MEMBERS_IN_ALL: usize = 8;
 /// Where held-out rows are hardly worse than training rows, error is not chance, and a finer grid
 /// or another shape is better than a mean.
 const CHANCE: f64 = 1.3;
@@ -80,6 +78,7 @@ pub struct Tried {
     /// for one member, extrapolated for several.
     pub loss: f64,
     /// What of the loss of one member its start and its noise make: the mean of M has an M-th of it.
+    #[serde(default)]
     pub variance: f64,
     /// The standard error for one member, from the spread over the folds, or over the rows of a
     /// single one.
@@ -101,7 +100,7 @@ impl Tried {
         }
     }
 
-    /// The mean of twice as many members.
+    /// A mean of several as the mean of twice as many.
     fn doubled(&self) -> Self {
         let members = 2 * self.members;
         Self {
@@ -170,7 +169,9 @@ pub fn choose(
         };
     }
     let few_rows = folds(samples, settings.seed, ENOUGH_ROWS);
-    let most = if settings.width.is_some() {
+    // A sparse network begins from one start.
+    let sparse = settings.lamb.is_some_and(|lamb| lamb > 0.0);
+    let most = if settings.width.is_some() || sparse {
         1
     } else {
         MOST_MEMBERS
@@ -240,13 +241,10 @@ fn decide(
     samples: &Samples,
     frame: &Frame,
 ) -> Choice {
-    let winner = &mut candidates[0].tried;
-    let several = (MOST_MEMBERS..MOST_MEMBERS_IN_ALL).contains(&winner.members);
-    let regression = matches!(samples.target, Target::Values(_));
-    if several && regression && winner.doubled().price() < winner.price() {
-        *winner = winner.doubled();
-    }
     let winner = &candidates[0].tried;
+    let regression = matches!(samples.target, Target::Values(_));
+    let more_pay =
+        regression && winner.members == MOST_MEMBERS && winner.doubled().price() < winner.price();
     // A mean loss over more rows bears less penalty: as much for each row as in the folds.
     let share = folds[0].0.rows() as f64 / (folds[0].0.rows() + folds[0].1.rows()) as f64;
     let recipe = Recipe {
@@ -257,7 +255,7 @@ fn decide(
             slope: share * penalty.slope,
             lamb: 0.0,
         },
-        members: winner.members,
+        members: winner.members * if more_pay { 2 } else { 1 },
         descent: match winner.epochs {
             Some(epochs) => Descent {
                 method: Method::AdamW,

@@ -15,6 +15,7 @@ pub use self::frame::Frame;
 use crate::adamw;
 use crate::dataset::{Dataset, Target};
 use crate::grid;
+use crate::levenberg;
 use crate::network::{Base, Network};
 use crate::objective::{self, Samples};
 use crate::penalty::Penalty;
@@ -24,8 +25,9 @@ use crate::spline::{Grid, MAX_DEGREE};
 
 /// Random starts whose first steps decide which go on.
 pub(crate) const STARTS: usize = 5;
-/// As many where the shape is fixed: a deep network finds a good minimum from one start in ten.
-/// With two hidden layers the first steps do not always tell which, and there are twice as many.
+/// As many for each network of the final training that does not come from the selection: a deep one
+/// finds a good minimum from one start in ten. With two hidden layers, where the shape is fixed, the
+/// first steps do not always tell which, and there are twice as many.
 const MANY_STARTS: usize = 32;
 /// The most nodes of a layer.
 pub const MOST_NODES: usize = 4096;
@@ -267,6 +269,8 @@ pub struct Trained {
     pub edges_before: usize,
     /// How it was trained.
     pub descent: Descent,
+    /// Whether second-order steps were by factorisation.
+    pub factorised: bool,
     /// Why it was trained by this method, where training decided.
     pub why: Option<String>,
 }
@@ -385,8 +389,8 @@ pub fn train(
     let Progress {
         recipe,
         tried,
+        networks,
         stages,
-        ..
     } = progress;
     let mut width_before = recipe.width.clone();
     let hidden = 1..width_before.len() - 1;
@@ -402,6 +406,9 @@ pub fn train(
         edges_before: recipe.members * full_edges(&recipe.width, &frame.constant),
         width_before,
         descent: recipe.descent,
+        factorised: networks
+            .iter()
+            .all(|network| levenberg::is_factorable(network, &samples)),
         why,
     })
 }

@@ -1,11 +1,11 @@
 //! What the user leaves open is chosen as the data ask for it.
 
-use kan_train_host::dataset::Dataset;
+use kan_train_host::dataset::{Dataset, Target};
 use kan_train_host::predictor::Score;
 use kan_train_host::selection::Tried;
 use kan_train_host::train::{Method, Settings, Trained};
 
-use crate::train::{classification, fixed, random_table, train_quietly};
+use crate::train::{classification, fixed, random_table, train_quietly, with_target};
 
 /// No sum of functions of one input tells these classes: a checkerboard of two by two.
 fn checkerboard(seed: u64, rows: usize) -> Dataset {
@@ -114,4 +114,60 @@ fn epochs_are_as_many_as_asked_for_or_chosen() {
         trained.tried.len() > 1,
         "several numbers of epochs competed"
     );
+}
+
+/// A function of two inputs that no sum tells, a tenth of it noise.
+fn noisy(seed: u64, rows: usize) -> Dataset {
+    let noise = random_table(seed + 1, rows, 1);
+    let x = random_table(seed, rows, 2);
+    let y = x
+        .chunks(2)
+        .zip(&noise)
+        .map(|(x, noise)| (4.0 * x[0].hypot(x[1])).sin() + x[0] * x[1] + 0.3 * noise)
+        .collect();
+    let names = vec!["y".into()];
+    with_target(x, 2, Target::Regression { names, y })
+}
+
+#[test]
+fn noise_is_averaged_over_networks_as_far_as_that_pays() {
+    let data = noisy(31, 150);
+    let free = Settings {
+        steps: Some(8),
+        grid: Some(vec![3, 6]),
+        ..Settings::default()
+    };
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.build().expect("threads can be had");
+        pool.install(|| train_quietly(&data, &free).expect("the table can be learnt"))
+    };
+    let trained = on(1);
+    let winner = &trained.tried[0];
+    assert_eq!(winner.members, 4, "candidates are means of four at most");
+    // A member's variance falls from a fourth to an eighth; twice the parameters cost 2 %.
+    let eight = winner.loss - winner.variance / 8.0;
+    assert!(eight * 2f64.powf(0.03) < winner.loss, "{winner:?}");
+    assert_eq!(trained.members, 8);
+    assert_eq!(trained.width_before[1], 8 * winner.width[1]);
+    for threads in [2, 7] {
+        assert!(
+            on(threads).predictor.network == trained.predictor.network,
+            "{threads} threads"
+        );
+    }
+
+    let sparse = Settings {
+        lamb: Some(1e-3),
+        ..free.clone()
+    };
+    let trained = train_quietly(&data, &sparse).expect("the table can be learnt");
+    assert_eq!(trained.members, 1, "a sparse network is one");
+    assert_eq!(trained.width_before, trained.tried[0].width);
+    let fixed = Settings {
+        width: Some(vec![2, 4, 1]),
+        ..free
+    };
+    let trained = train_quietly(&data, &fixed).expect("the table can be learnt");
+    assert_eq!(trained.members, 1, "--width means one network");
 }

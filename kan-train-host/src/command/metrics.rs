@@ -6,8 +6,7 @@ use kan_train_host::compile::{self, Compiled, Options, Tables};
 use kan_train_host::dataset::{Dataset, Task};
 use kan_train_host::estimate::Instructions;
 use kan_train_host::evaluator::Evaluator;
-use kan_train_host::levenberg;
-use kan_train_host::predictor::{self, Score};
+use kan_train_host::predictor::Score;
 use kan_train_host::selection::Tried;
 use kan_train_host::train::{Method, Stage};
 use serde::{Deserialize, Serialize};
@@ -86,19 +85,13 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    fn of(checkpoint: &Checkpoint, data: &Dataset) -> Self {
-        let predictor = &checkpoint.predictor;
-        match checkpoint.training.descent(data).method {
+    /// The method, and whether second-order steps were by factorisation.
+    pub fn of(method: Method, factorised: bool) -> Self {
+        match method {
             Method::Lbfgs => Self::Lbfgs,
             Method::AdamW => Self::AdamW,
-            Method::Lm => {
-                let samples = predictor::samples(data, &predictor.inputs, &predictor.outputs);
-                if levenberg::is_factorable(&predictor.network, &samples) {
-                    Self::Factorised
-                } else {
-                    Self::ConjugateGradients
-                }
-            }
+            Method::Lm if factorised => Self::Factorised,
+            Method::Lm => Self::ConjugateGradients,
         }
     }
 
@@ -260,6 +253,7 @@ pub struct History {
     pub candidates: usize,
     pub tried: Vec<Tried>,
     pub lamb: f64,
+    pub optimizer: Optimizer,
     pub optimizer_reason: Option<String>,
     pub seconds: f64,
 }
@@ -291,7 +285,7 @@ impl Metrics {
             grid: network.intervals(),
             degree: network.degree(),
             seed: training.settings.seed,
-            optimizer: Optimizer::of(checkpoint, &split.train),
+            optimizer: history.optimizer,
             optimizer_reason: history.optimizer_reason,
             penalty: Penalties {
                 roughness,
@@ -311,18 +305,15 @@ impl Metrics {
     /// The lines of a report.
     pub fn say(&self, console: &Console) {
         let (edges, before) = (self.edges, self.edges_before);
-        let width = shape(&self.width);
+        let (width, was) = (shape(&self.width), shape(&self.width_before));
+        let parameters = match self.members {
+            1 => format!("{} parameters", self.parameters),
+            n => format!("{} parameters, the mean of {n} networks", self.parameters),
+        };
         console.say(if edges == before {
-            format!(
-                "network: {width}, {edges} edges (none pruned), {} parameters",
-                self.parameters
-            )
+            format!("network: {width}, {edges} edges (none pruned), {parameters}")
         } else {
-            let was = shape(&self.width_before);
-            let parameters = self.parameters;
-            format!(
-                "network: {was}, {before} edges → {width}, {edges} edges, {parameters} parameters"
-            )
+            format!("network: {was}, {before} edges → {width}, {edges} edges, {parameters}")
         });
         let optimizer = self.optimizer.in_words();
         let why = self.optimizer_reason.as_ref();
@@ -330,8 +321,11 @@ impl Metrics {
         match self.candidates {
             0 => console.say(format_args!("         {optimizer}")),
             n => console.say(format_args!(
-                "         {optimizer}; the best of {n} candidates on held-out training rows"
+                "         {optimizer}; the best of {n} candidates on held-out training rows:"
             )),
+        }
+        for tried in &self.tried {
+            console.say(format_args!("           {}", candidate(tried)));
         }
         match &self.test {
             Some(test) => console.say(format_args!("test: {}", in_words(test))),
@@ -339,4 +333,21 @@ impl Metrics {
         }
         self.blob.say(console);
     }
+}
+
+/// A candidate of the selection, and how it did.
+fn candidate(tried: &Tried) -> String {
+    let mut text = format!("{} grid {}", shape(&tried.width), tried.grid);
+    match tried.epochs {
+        Some(epochs) => text += &format!(", {epochs} epochs, decay {}", tried.weight_decay),
+        None => text += &format!(", roughness {:e}", tried.roughness),
+    }
+    if tried.slope > 0.0 {
+        text += &format!(", slope {:e}", tried.slope);
+    }
+    if tried.members > 1 {
+        text += &format!(", the mean of {}", tried.members);
+    }
+    let (parameters, loss) = (tried.parameters, figures(tried.loss));
+    format!("{text}: {parameters} parameters, held-out loss {loss}")
 }

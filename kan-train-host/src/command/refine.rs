@@ -7,6 +7,7 @@ use std::time::Instant;
 use kan_train_host::artifact::{self, MODEL};
 use kan_train_host::compile::Options as TableOptions;
 use kan_train_host::dataset::Dataset;
+use kan_train_host::levenberg;
 use kan_train_host::network::Network;
 use kan_train_host::objective::Samples;
 use kan_train_host::predictor::{self, Score};
@@ -17,7 +18,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::console::{Console, in_words, shape};
-use super::metrics::{Blob, History, Metrics};
+use super::metrics::{Blob, History, Metrics, Optimizer};
 use super::run::{Run, Split, measure_error};
 
 /// Give a trained network finer grids, and train it further
@@ -59,7 +60,8 @@ pub struct Prune {
     /// Remove the edge from node I of layer L to node J of the next
     #[arg(long, value_name = "L:I:J", conflicts_with = "threshold")]
     edge: Option<EdgeNumber>,
-    /// Remove the edges whose share in the outputs is less (θ of the KAN paper) [default: 0.01]
+    /// Remove the edges whose share in the outputs is less (θ of the KAN paper) [default: 0.01, of
+    /// the mean of N networks 0.01/N]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// The data, if they have moved
@@ -135,22 +137,25 @@ pub fn refine(args: &Refine, console: &Console) -> Result<(), Failure> {
         run,
         args.data.as_deref(),
         Some(args.grid),
-        |_, _| Ok(()),
+        |_, _, _| Ok(()),
         console,
     )
 }
 
 pub fn prune(args: &Prune, console: &Console) -> Result<(), Failure> {
-    let threshold = args.threshold.unwrap_or(prune::THRESHOLD);
-    if !(0.0..1.0).contains(&threshold) {
+    if let Some(threshold) = args.threshold.filter(|x| !(0.0..1.0).contains(x)) {
         return Err(Failure::usage(format!(
             "--threshold {threshold}: it is 0 to 1"
         )));
     }
-    let remove = |network: &mut Network, samples: &Samples| match (args.node, args.edge) {
-        (Some(NodeNumber(node)), _) => remove_node(network, samples, node),
-        (_, Some(EdgeNumber(edge))) => remove_edge(network, samples, edge),
-        (None, None) => remove_below(network, samples, threshold),
+    let remove = |network: &mut Network, samples: &Samples, members: usize| {
+        // Each member of a mean makes its part of the outputs.
+        let usual = prune::THRESHOLD / members as f64;
+        match (args.node, args.edge) {
+            (Some(NodeNumber(node)), _) => remove_node(network, samples, node),
+            (_, Some(EdgeNumber(edge))) => remove_edge(network, samples, edge),
+            (None, None) => remove_below(network, samples, args.threshold.unwrap_or(usual)),
+        }
     };
     change(
         Run::open(&args.run)?,
@@ -229,7 +234,7 @@ fn change(
     mut run: Run,
     data: Option<&Path>,
     grid: Option<usize>,
-    remove: impl FnOnce(&mut Network, &Samples) -> Result<(), Failure>,
+    remove: impl FnOnce(&mut Network, &Samples, usize) -> Result<(), Failure>,
     console: &Console,
 ) -> Result<(), Failure> {
     let clock = Instant::now();
@@ -237,7 +242,7 @@ fn change(
     artifact::create_run_folder(&run.path)?;
     let before = describe(&run, &split);
     let past = run.past();
-    let mut members = 1;
+    let mut members = past.as_ref().map_or(1, |past| past.members.max(1));
     let interruption = run.checkpoint.interruption();
     if let Some(progress) = run.checkpoint.progress.take() {
         let (training, penalty) = (&mut run.checkpoint.training, progress.recipe.penalty);
@@ -248,7 +253,7 @@ fn change(
     let predictor = &run.checkpoint.predictor;
     let samples = predictor::samples(&split.train, &predictor.inputs, &predictor.outputs);
     let mut network = predictor.network.clone();
-    remove(&mut network, &samples)?;
+    remove(&mut network, &samples, members)?;
     if network.edges() == 0 {
         return Err(Failure::new("that would leave a network without edges"));
     }
@@ -279,6 +284,7 @@ fn change(
         );
     });
     console.done();
+    let factorised = levenberg::is_factorable(&network, &samples);
     run.checkpoint.predictor.network = network;
     measure_error(&mut run.checkpoint.predictor, &samples);
     if let Some(data) = data {
@@ -312,13 +318,13 @@ fn change(
         candidates: 0,
         tried: Vec::new(),
         lamb: 0.0,
+        optimizer: Optimizer::of(frame.descent.method, factorised),
         optimizer_reason: None,
         seconds: stage.seconds,
     };
     if let Some(past) = past {
         history.width_before = past.width_before;
         history.edges_before = past.edges_before;
-        history.members = past.members;
         history.stages = past.stages;
         history.candidates = past.candidates;
         history.tried = past.tried;

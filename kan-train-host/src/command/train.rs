@@ -13,7 +13,7 @@ use kan_train_host::predictor::{Predictor, Range};
 use kan_train_host::train::{self, Event, Method, Progress, Settings, Trained};
 
 use super::console::Console;
-use super::metrics::{Blob, History, Metrics};
+use super::metrics::{Blob, History, Metrics, Optimizer as Used};
 use super::run::{Checkpoint, Held, Run, Source, Split, Training, absolute};
 use super::{Failure, reason, shell_word};
 
@@ -476,6 +476,7 @@ pub fn run_in(
         width_before,
         edges_before,
         descent,
+        factorised,
         why,
     } = trained?;
     let mut run = checkpoint(&predictor, None);
@@ -500,6 +501,7 @@ pub fn run_in(
         candidates,
         tried,
         lamb: settings.lamb.unwrap_or(0.0),
+        optimizer: Used::of(descent.method, factorised),
         optimizer_reason: why,
         seconds: clock.elapsed().as_secs_f64(),
     };

@@ -20,11 +20,11 @@ use crate::selection::Choice;
 use crate::spline::Grid;
 use crate::statistics;
 
-/// Rows for each parameter that these first steps see at most.
+/// Rows for each parameter that the first steps of random starts see at most.
 const START_ROWS: usize = 8;
 /// Those first steps; after them the better half goes on, and so forth.
 const START_STEPS: usize = 5;
-/// Edges times rows that statistics for pruning such a network are taken from.
+/// Edges times rows that statistics for pruning a network of AdamW are taken from.
 const MOST_STATISTICS: usize = 50_000_000;
 
 /// What stays the same for all recipes.
@@ -62,13 +62,7 @@ impl Frame {
     }
 
     /// A network at random on `intervals` intervals.
-    pub(super) fn random(
-        &self,
-        samples: &Samples,
-        width: &[usize],
-        intervals: usize,
-        seed: u64,
-    ) -> Network {
+    fn random(&self, samples: &Samples, width: &[usize], intervals: usize, seed: u64) -> Network {
         let mut rng = Pcg64Mcg::seed_from_u64(seed);
         let grids: Vec<Grid> = self
             .inputs
@@ -200,7 +194,7 @@ impl Frame {
 
     /// The network with the input grids that these samples ask for: the part of them that it was
     /// trained on may have asked for others, and networks with different ones have no mean.
-    pub(super) fn on_input_grids(&self, samples: &Samples, network: &Network) -> Network {
+    fn on_input_grids(&self, samples: &Samples, network: &Network) -> Network {
         let mut network = network.clone();
         let base = network.base;
         let layer = &mut network.layers[0];
@@ -315,7 +309,7 @@ fn simplify(
     intervals: usize,
     penalty: &Penalty,
     watch: &mut dyn FnMut(usize, f64),
-) -> Removed {
+) {
     let before = objective::loss(network, samples);
     let mut threshold = prune::THRESHOLD;
     let some = statistics_rows(network, samples, frame.descent.method);
@@ -327,16 +321,15 @@ fn simplify(
         let mut candidate = network.clone();
         let removed = prune::edges(&mut candidate, some.as_ref().unwrap_or(samples), threshold);
         if removed == Removed::default() {
-            return removed;
+            return;
         }
         let after = frame.stage(&mut candidate, samples, intervals, penalty, watch);
         if after <= 1.02 * before + 1e-12 {
             *network = candidate;
-            return removed;
+            return;
         }
         threshold *= 0.1;
     }
-    Removed::default()
 }
 
 /// Some of the rows, where all would take minutes: statistics visit every edge in every row.

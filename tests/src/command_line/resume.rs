@@ -241,12 +241,15 @@ fn every_checkpoint_leads_to_the_same_end() {
     desk.file("xy.csv", table(120));
     desk.file("fit.toml", "grid_eps = 0.1\nroughness = 1e-6\n");
     desk.file("board.csv", checkerboard(120));
+    desk.file("noisy.csv", noisy(120));
     for command in [
         "train xy.csv --target y --config fit.toml --width 2,4,1 --grid 3,6,9 --steps 15",
         "train xy.csv --target y --width 2,4,1 --grid 3,6,9 --steps 15 --lamb 1e-3 --seed 7",
         "train xy.csv --target y --width 2,1 --grid 3,6,9 --no-prune --degree 2 --domain=-1:1.5",
         "train xy.csv --target y --optimizer lbfgs --width 2,4,1 --grid 3,6,9 --steps 40",
         "train xy.csv --target y --optimizer adamw --width 2,4,1 --grid 3,6,9 --steps 20",
+        // Whose shape is chosen, and which is not to become a mean of several.
+        "train noisy.csv --target y --grid 3,6,9 --steps 8 --lamb 1e-3",
         // Whose optimiser and epochs are chosen.
         "train board.csv --target colour --width 2,4,1 --grid 3,6",
     ] {
