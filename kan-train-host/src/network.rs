@@ -6,6 +6,8 @@
 //! into the coefficients: only the product can be learnt from data. Outside the grid of its input
 //! node the whole edge function goes on linearly, base function included.
 
+use std::ops::Range;
+
 use rand::{Rng, RngExt};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -274,6 +276,34 @@ impl Layer {
         layer
     }
 
+    /// The way back from [`Layer::side_by_side`]: the part with these inputs and outputs. `None` if
+    /// an edge leads from inside to outside, or from outside to inside, of a part.
+    fn part(&self, inputs: Range<usize>, outputs: Range<usize>, factor: f64) -> Option<Self> {
+        let (all_inputs, all_outputs) =
+            (inputs == (0..self.inputs()), outputs == (0..self.outputs));
+        let mut edges = Vec::with_capacity(inputs.len() * outputs.len());
+        for i in 0..self.inputs() {
+            for j in 0..self.outputs {
+                let edge = self.edge(i, j);
+                match (inputs.contains(&i), outputs.contains(&j)) {
+                    (true, true) => edges.push(edge.map(|edge| Edge {
+                        coef: edge.coef.iter().map(|c| factor * c).collect(),
+                        scale_base: factor * edge.scale_base,
+                    })),
+                    (true, false) if !all_inputs && edge.is_some() => return None,
+                    (false, true) if !all_outputs && edge.is_some() => return None,
+                    _ => {}
+                }
+            }
+        }
+        Some(Self {
+            outputs: outputs.len(),
+            grids: self.grids[inputs].to_vec(),
+            edges,
+            bias: self.bias[outputs].to_vec(),
+        })
+    }
+
     fn node(&self, base: Base, input: usize, x: f64) -> Node {
         let grid = &self.grids[input];
         let local = grid.local(x);
@@ -364,6 +394,9 @@ impl Network {
     /// If there is none, or they differ in depth, inputs, outputs, base function or input grids.
     pub fn mean(networks: &[Self]) -> Self {
         let first = &networks[0];
+        if networks.len() == 1 {
+            return first.clone();
+        }
         let depth = first.layers.len();
         let ends = |n: &Self| n.layers.last().map(|layer| layer.outputs);
         assert!(
@@ -387,6 +420,47 @@ impl Network {
             base: first.base,
             layers,
         }
+    }
+
+    /// The networks with these node counts whose [mean](Self::mean) this is, but for the biases of
+    /// the outputs, which are the mean in each. `None` if it is not the mean of such.
+    pub fn members(&self, widths: &[Vec<usize>]) -> Option<Vec<Self>> {
+        let whole = self.width();
+        let last = self.layers.len() - 1;
+        let hidden = 1..=last;
+        let fits = |width: &Vec<usize>| {
+            width.len() == whole.len() && width[0] == whole[0] && width[last + 1] == whole[last + 1]
+        };
+        let sum = |l: usize| {
+            let nodes = widths.iter().map(|width| width[l]);
+            nodes.fold(0, usize::saturating_add)
+        };
+        let whole_sum = widths.iter().all(fits) && hidden.clone().all(|l| sum(l) == whole[l]);
+        if widths.is_empty() || last == 0 || !whole_sum {
+            return None;
+        }
+        let mut begin = vec![0; whole.len()];
+        let mut members = Vec::with_capacity(widths.len());
+        for width in widths {
+            let nodes = |l: usize| begin[l]..begin[l] + width[l];
+            let layers: Option<Vec<Layer>> = self
+                .layers
+                .iter()
+                .enumerate()
+                .map(|(l, layer)| {
+                    let factor = if l == last { widths.len() as f64 } else { 1.0 };
+                    layer.part(nodes(l), nodes(l + 1), factor)
+                })
+                .collect();
+            members.push(Self {
+                base: self.base,
+                layers: layers?,
+            });
+            for l in hidden.clone() {
+                begin[l] += width[l];
+            }
+        }
+        Some(members)
     }
 
     /// Node counts from the inputs to the outputs.

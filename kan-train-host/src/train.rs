@@ -261,8 +261,8 @@ pub struct Trained {
     pub tried: Vec<Tried>,
     /// The penalty that was used.
     pub penalty: Penalty,
-    /// The network is the mean of so many.
-    pub members: usize,
+    /// Node counts of the networks whose mean it is: see [`Network::members`].
+    pub members: Vec<Vec<usize>>,
     /// Node counts before pruning.
     pub width_before: Vec<usize>,
     /// The number of edges before pruning.
@@ -346,11 +346,7 @@ pub fn train(
     };
     let frame = frame.to_train(&progress.recipe);
     let why = why.or_else(|| why_not(method, &progress));
-    let mean = |networks: &[Network]| match networks {
-        [network] => network.clone(),
-        members => Network::mean(members),
-    };
-    predictor.network = mean(&progress.networks);
+    predictor.network = Network::mean(&progress.networks);
     predictor.error = own_error(&predictor.network, &samples);
     while let Some(&intervals) = progress.recipe.grids.get(progress.stages.len()) {
         if watch(Event::Checkpoint(&progress, &predictor)).is_break() {
@@ -370,7 +366,7 @@ pub fn train(
                 let _ = watch(event);
             },
         );
-        predictor.network = mean(networks);
+        predictor.network = Network::mean(networks);
         predictor.error = own_error(&predictor.network, &samples);
         let error = |data: &Dataset| Score::of(&predictor.eval(&data.x), data).error();
         let stage = Stage {
@@ -402,7 +398,7 @@ pub fn train(
         stages,
         tried,
         penalty: recipe.penalty,
-        members: recipe.members,
+        members: networks.iter().map(Network::width).collect(),
         edges_before: recipe.members * full_edges(&recipe.width, &frame.constant),
         width_before,
         descent: recipe.descent,

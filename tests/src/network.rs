@@ -477,6 +477,15 @@ fn the_mean_of_networks_is_a_network_with_the_mean_of_their_outputs() {
                         }
                     }
                 }
+                let widths: Vec<Vec<usize>> = networks.iter().map(Network::width).collect();
+                assert!(
+                    mean.members(&widths[1..]).is_none(),
+                    "too few nodes, or no network at all"
+                );
+                match mean.members(&widths) {
+                    Some(members) => assert_same_but_for_biases(&members, &networks),
+                    None => assert_eq!(depth, 2, "edges of one layer are sums"),
+                }
                 let count = networks.len() as f64;
                 for x in random_points(&mut rng, 50, family[0][0]).chunks(family[0][0]) {
                     // Hidden nodes are the same bit for bit; the last layer's sums are made in
@@ -511,6 +520,61 @@ fn the_mean_of_networks_is_a_network_with_the_mean_of_their_outputs() {
             }
         }
     }
+}
+
+/// The same edges: those of the last layer have been divided by the number of networks and
+/// multiplied by it, two roundings, or one where the products of parts are sums.
+fn assert_same_but_for_biases(members: &[Network], networks: &[Network]) {
+    assert_eq!(members.len(), networks.len());
+    for (member, network) in members.iter().zip(networks) {
+        let last = network.layers.len() - 1;
+        assert_eq!(member.width(), network.width());
+        for (l, (found, layer)) in member.layers.iter().zip(&network.layers).enumerate() {
+            assert_eq!(found.grids, layer.grids);
+            if l < last {
+                assert!(found == layer, "layer {l}");
+                continue;
+            }
+            for (found, edge) in found.edges.iter().zip(&layer.edges) {
+                assert_eq!(found.is_some(), edge.is_some());
+                let (Some(found), Some(edge)) = (found, edge) else {
+                    continue;
+                };
+                let numbers = |edge: &Edge| [&edge.coef[..], &[edge.scale_base]].concat();
+                for (a, b) in numbers(found).iter().zip(numbers(edge)) {
+                    assert!((a - b).abs() <= 4.0 * f64::EPSILON * b.abs(), "{a} {b}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_network_is_the_mean_only_of_what_no_edge_connects() {
+    let mut rng = Pcg64Mcg::seed_from_u64(25);
+    let whole = random_network(&mut rng, &[2, 4, 4, 1], 3, Base::Silu, 1.0);
+    let halves = [vec![2, 2, 2, 1], vec![2, 2, 2, 1]];
+    assert!(whole.members(&halves).is_none(), "edges cross");
+    let mut parted = whole.clone();
+    for (i, j) in (0..4).flat_map(|i| (0..4).map(move |j| (i, j))) {
+        if (i < 2) != (j < 2) {
+            parted.layers[1].edges[4 * i + j] = None;
+        }
+    }
+    assert!(parted.members(&halves).is_some());
+    for wrong in [
+        vec![vec![2, 1, 2, 1], vec![2, 3, 2, 1]],
+        vec![vec![2, 2, 2, 1], vec![2, 2, 1]],
+        vec![vec![1, 2, 2, 1], vec![1, 2, 2, 1]],
+        vec![vec![2, usize::MAX, 2, 1], vec![2, 5, 2, 1]],
+        vec![Vec::new()],
+        Vec::new(),
+    ] {
+        assert!(parted.members(&wrong).is_none(), "{wrong:?}");
+    }
+    // Each gets the output's bias, so that their mean has it.
+    let mean = Network::mean(&parted.members(&halves).expect("it is a mean"));
+    assert!(mean == parted, "halves and doubles are exact");
 }
 
 #[test]

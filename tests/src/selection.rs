@@ -131,28 +131,37 @@ fn noisy(seed: u64, rows: usize) -> Dataset {
 
 #[test]
 fn noise_is_averaged_over_networks_as_far_as_that_pays() {
-    let data = noisy(31, 150);
     let free = Settings {
         steps: Some(8),
         grid: Some(vec![3, 6]),
         ..Settings::default()
     };
-    let on = |threads: usize| {
+    let on = |threads: usize, data: &Dataset, settings: &Settings| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         let pool = pool.build().expect("threads can be had");
-        pool.install(|| train_quietly(&data, &free).expect("the table can be learnt"))
+        pool.install(|| train_quietly(data, settings).expect("the table can be learnt"))
     };
-    let trained = on(1);
-    let winner = &trained.tried[0];
-    assert_eq!(winner.members, 4, "candidates are means of four at most");
-    // A member's variance falls from a fourth to an eighth; twice the parameters cost 2 %.
-    let eight = winner.loss - winner.variance / 8.0;
-    assert!(eight * 2f64.powf(0.03) < winner.loss, "{winner:?}");
-    assert_eq!(trained.members, 8);
-    assert_eq!(trained.width_before[1], 8 * winner.width[1]);
-    for threads in [2, 7] {
+    // What a pair of networks has in common is chance: so one table is not enough.
+    let tables: Vec<Dataset> = (31..37).map(|seed| noisy(seed, 150)).collect();
+    let mut eight = None;
+    for data in &tables {
+        let trained = on(2, data, &free);
+        let winner = &trained.tried[0];
+        assert!(winner.members <= 4, "candidates are means of four at most");
+        // A member's variance falls from a fourth to an eighth; twice the parameters cost 2 %.
+        let loss = winner.loss - winner.variance / 8.0;
+        let pays = winner.members == 4 && loss * 2f64.powf(0.03) < winner.loss;
+        let members = if pays { 8 } else { winner.members };
+        assert_eq!(trained.members.len(), members, "{winner:?}");
+        assert_eq!(trained.width_before[1], members * winner.width[1]);
+        if pays {
+            eight = Some((data, trained));
+        }
+    }
+    let (data, trained) = eight.expect("noise calls for eight on one of the tables");
+    for threads in [1, 7] {
         assert!(
-            on(threads).predictor.network == trained.predictor.network,
+            on(threads, data, &free).predictor.network == trained.predictor.network,
             "{threads} threads"
         );
     }
@@ -161,13 +170,16 @@ fn noise_is_averaged_over_networks_as_far_as_that_pays() {
         lamb: Some(1e-3),
         ..free.clone()
     };
-    let trained = train_quietly(&data, &sparse).expect("the table can be learnt");
-    assert_eq!(trained.members, 1, "a sparse network is one");
+    let trained = on(2, data, &sparse);
+    assert_eq!(trained.members.len(), 1, "a sparse network is one");
     assert_eq!(trained.width_before, trained.tried[0].width);
     let fixed = Settings {
         width: Some(vec![2, 4, 1]),
         ..free
     };
-    let trained = train_quietly(&data, &fixed).expect("the table can be learnt");
-    assert_eq!(trained.members, 1, "--width means one network");
+    assert_eq!(
+        on(2, data, &fixed).members.len(),
+        1,
+        "--width means one network"
+    );
 }

@@ -59,7 +59,6 @@ pub struct Metrics {
 pub struct Past {
     pub width_before: Vec<usize>,
     pub edges_before: usize,
-    pub members: usize,
     pub penalty: Penalties,
     pub optimizer_reason: Option<String>,
     pub stages: Vec<Stage>,

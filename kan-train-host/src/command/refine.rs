@@ -60,8 +60,8 @@ pub struct Prune {
     /// Remove the edge from node I of layer L to node J of the next
     #[arg(long, value_name = "L:I:J", conflicts_with = "threshold")]
     edge: Option<EdgeNumber>,
-    /// Remove the edges whose share in the outputs is less (θ of the KAN paper) [default: 0.01, of
-    /// the mean of N networks 0.01/N]
+    /// Remove the edges whose share in the outputs, or where the network is a mean in those of its
+    /// member, is less (θ of the KAN paper) [default: 0.01]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// The data, if they have moved
@@ -137,25 +137,22 @@ pub fn refine(args: &Refine, console: &Console) -> Result<(), Failure> {
         run,
         args.data.as_deref(),
         Some(args.grid),
-        |_, _, _| Ok(()),
+        |_, _| Ok(()),
         console,
     )
 }
 
 pub fn prune(args: &Prune, console: &Console) -> Result<(), Failure> {
-    if let Some(threshold) = args.threshold.filter(|x| !(0.0..1.0).contains(x)) {
+    let threshold = args.threshold.unwrap_or(prune::THRESHOLD);
+    if !(0.0..1.0).contains(&threshold) {
         return Err(Failure::usage(format!(
             "--threshold {threshold}: it is 0 to 1"
         )));
     }
-    let remove = |network: &mut Network, samples: &Samples, members: usize| {
-        // Each member of a mean makes its part of the outputs.
-        let usual = prune::THRESHOLD / members as f64;
-        match (args.node, args.edge) {
-            (Some(NodeNumber(node)), _) => remove_node(network, samples, node),
-            (_, Some(EdgeNumber(edge))) => remove_edge(network, samples, edge),
-            (None, None) => remove_below(network, samples, args.threshold.unwrap_or(usual)),
-        }
+    let remove = |networks: &mut [Network], samples: &Samples| match (args.node, args.edge) {
+        (Some(NodeNumber(node)), _) => remove_node(networks, samples, node),
+        (_, Some(EdgeNumber(edge))) => remove_edge(networks, samples, edge),
+        (None, None) => remove_below(networks, samples, threshold),
     };
     change(
         Run::open(&args.run)?,
@@ -166,59 +163,111 @@ pub fn prune(args: &Prune, console: &Console) -> Result<(), Failure> {
     )
 }
 
+/// The networks side by side: node counts of their mean.
+fn width(networks: &[Network]) -> Vec<usize> {
+    let mut width = networks[0].width();
+    let hidden = 1..width.len() - 1;
+    for other in &networks[1..] {
+        for (sum, nodes) in width[hidden.clone()].iter_mut().zip(&other.width()[1..]) {
+            *sum += nodes;
+        }
+    }
+    width
+}
+
+/// The network that a hidden node of the mean belongs to, and its number there.
+fn place(networks: &[Network], layer: usize, node: usize) -> Option<(usize, usize)> {
+    let mut before = 0;
+    networks.iter().enumerate().find_map(|(at, network)| {
+        let nodes = network.width()[layer];
+        let own = node.checked_sub(before).filter(|own| *own < nodes);
+        before += nodes;
+        own.map(|own| (at, own))
+    })
+}
+
 fn remove_node(
-    network: &mut Network,
+    networks: &mut [Network],
     samples: &Samples,
     [layer, node]: [usize; 2],
 ) -> Result<(), Failure> {
-    let width = network.width();
+    let width = width(networks);
     let wrong = |reason: String| Err(Failure::new(format!("--node {layer}:{node}: {reason}")));
     if layer == 0 || layer + 1 >= width.len() {
         return wrong(format!("no layer of hidden nodes in {}", shape(&width)));
     }
-    if node >= width[layer] {
+    let Some((at, own)) = place(networks, layer, node) else {
         return wrong(format!("no such node in {}", shape(&width)));
+    };
+    let network = &mut networks[at];
+    if network.width()[layer] == 1 {
+        return wrong(match width[layer] {
+            1 => "it is the only node of its layer".into(),
+            _ => {
+                "it is the only node of its layer in one of the networks that the mean is of".into()
+            }
+        });
     }
-    if width[layer] == 1 {
-        return wrong("it is the only node of its layer".into());
-    }
-    prune::node(network, samples, layer - 1, node);
+    prune::node(network, samples, layer - 1, own);
     Ok(())
 }
 
 fn remove_edge(
-    network: &mut Network,
+    networks: &mut [Network],
     samples: &Samples,
     [layer, from, to]: [usize; 3],
 ) -> Result<(), Failure> {
-    let width = network.width();
-    let there = layer + 1 < width.len() && from < width[layer] && to < width[layer + 1];
-    if !(there && prune::edge(network, samples, layer, from, to)) {
-        let shape = shape(&width);
-        return Err(Failure::new(format!(
-            "--edge {layer}:{from}:{to}: no such edge in {shape}"
-        )));
+    let width = width(networks);
+    let last = width.len() - 2;
+    let there = layer <= last && from < width[layer] && to < width[layer + 1];
+    // Inputs and outputs are common to all networks.
+    let found = match layer {
+        _ if !there => None,
+        0 if last == 0 => Some((0, from, to)),
+        0 => place(networks, 1, to).map(|(at, to)| (at, from, to)),
+        _ => place(networks, layer, from).and_then(|(at, from)| {
+            if layer == last {
+                return Some((at, from, to));
+            }
+            let (other, to) = place(networks, layer + 1, to)?;
+            (other == at).then_some((at, from, to))
+        }),
+    };
+    match found {
+        Some((at, i, j)) if prune::edge(&mut networks[at], samples, layer, i, j) => Ok(()),
+        _ => Err(Failure::new(format!(
+            "--edge {layer}:{from}:{to}: no such edge in {}",
+            shape(&width)
+        ))),
     }
-    Ok(())
 }
 
-fn remove_below(network: &mut Network, samples: &Samples, threshold: f64) -> Result<(), Failure> {
-    let scores = prune::importance(network, &statistics(network, samples));
-    let least = network
-        .layers
-        .iter()
-        .zip(&scores)
-        .enumerate()
-        .flat_map(|(l, (layer, scores))| {
+fn remove_below(
+    networks: &mut [Network],
+    samples: &Samples,
+    threshold: f64,
+) -> Result<(), Failure> {
+    let mut shares = Vec::new();
+    let mut before = vec![0; networks[0].layers.len() + 1];
+    for network in &*networks {
+        let scores = prune::importance(network, &statistics(network, samples));
+        for (l, (layer, scores)) in network.layers.iter().zip(scores).enumerate() {
             let edges = layer.edges.iter().zip(scores).enumerate();
-            edges
-                .filter(|(_, (edge, _))| edge.is_some())
-                .map(move |(e, (_, &score))| (score, [l, e / layer.outputs, e % layer.outputs]))
-        })
-        .min_by(|a, b| a.0.total_cmp(&b.0));
-    match least {
+            for (e, (_, score)) in edges.filter(|(_, (edge, _))| edge.is_some()) {
+                let (i, j) = (e / layer.outputs, e % layer.outputs);
+                shares.push((score, [l, before[l] + i, before[l + 1] + j]));
+            }
+        }
+        let hidden = 1..network.layers.len();
+        for (sum, nodes) in before[hidden].iter_mut().zip(&network.width()[1..]) {
+            *sum += nodes;
+        }
+    }
+    match shares.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)) {
         Some((score, _)) if score < threshold => {
-            prune::edges(network, samples, threshold);
+            for network in networks {
+                prune::edges(network, samples, threshold);
+            }
             Ok(())
         }
         Some((score, [l, i, j])) => Err(Failure::new(format!(
@@ -234,7 +283,7 @@ fn change(
     mut run: Run,
     data: Option<&Path>,
     grid: Option<usize>,
-    remove: impl FnOnce(&mut Network, &Samples, usize) -> Result<(), Failure>,
+    remove: impl FnOnce(&mut [Network], &Samples) -> Result<(), Failure>,
     console: &Console,
 ) -> Result<(), Failure> {
     let clock = Instant::now();
@@ -242,23 +291,26 @@ fn change(
     artifact::create_run_folder(&run.path)?;
     let before = describe(&run, &split);
     let past = run.past();
-    let mut members = past.as_ref().map_or(1, |past| past.members.max(1));
+    let mut members = None;
     let interruption = run.checkpoint.interruption();
     if let Some(progress) = run.checkpoint.progress.take() {
         let (training, penalty) = (&mut run.checkpoint.training, progress.recipe.penalty);
         (training.roughness, training.slope) = (penalty.roughness, penalty.slope);
         training.descent = Some(progress.recipe.descent);
-        members = progress.recipe.members;
+        members = Some(progress.networks);
     }
     let predictor = &run.checkpoint.predictor;
     let samples = predictor::samples(&split.train, &predictor.inputs, &predictor.outputs);
-    let mut network = predictor.network.clone();
-    remove(&mut network, &samples, members)?;
-    if network.edges() == 0 {
+    // Trained as one, a mean would have all its parameters to learn the noise with.
+    let mut networks = members
+        .or_else(|| predictor.network.members(&run.checkpoint.training.members))
+        .unwrap_or_else(|| vec![predictor.network.clone()]);
+    remove(&mut networks, &samples)?;
+    if networks.iter().any(|network| network.edges() == 0) {
         return Err(Failure::new("that would leave a network without edges"));
     }
     let (mut frame, penalty) = run.frame(&samples, &split.train);
-    let finest = frame.finest(&network.width());
+    let finest = frame.finest(&predictor.network.width());
     if let Some(grid) = grid.filter(|grid| *grid > finest) {
         let data = &split.train.source;
         return Err(Failure::new(format!(
@@ -270,22 +322,17 @@ fn change(
     if grid.is_none() {
         frame.descent = frame.descent.after_pruning();
     }
-    let grid = grid.unwrap_or(network.intervals());
+    let grid = grid.unwrap_or(predictor.network.intervals());
     let task = predictor.task();
-    frame.stage(&mut network, &samples, grid, &penalty, &mut |step, loss| {
-        console.watch(
-            task,
-            &Event::Step {
-                grid,
-                step,
-                of: frame.descent.steps,
-                loss,
-            },
-        );
-    });
+    let watch = &mut |event: Event<'_>| console.watch(task, &event);
+    frame.stage_of_all(&mut networks, &samples, grid, &penalty, false, watch);
     console.done();
-    let factorised = levenberg::is_factorable(&network, &samples);
-    run.checkpoint.predictor.network = network;
+    let factorised = networks
+        .iter()
+        .all(|network| levenberg::is_factorable(network, &samples));
+    run.checkpoint.predictor.network = Network::mean(&networks);
+    let widths = networks.iter().map(Network::width).collect();
+    run.checkpoint.training.set_members(widths);
     measure_error(&mut run.checkpoint.predictor, &samples);
     if let Some(data) = data {
         let training = &mut run.checkpoint.training;
@@ -313,7 +360,7 @@ fn change(
     let mut history = History {
         width_before: before.width.clone(),
         edges_before: before.edges,
-        members,
+        members: networks.len(),
         stages: Vec::new(),
         candidates: 0,
         tried: Vec::new(),

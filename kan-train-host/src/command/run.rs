@@ -66,6 +66,9 @@ pub struct Training {
     /// How its stages went; stands here once training has ended, too.
     #[serde(default)]
     pub descent: Option<Descent>,
+    /// Node counts of the networks whose mean the network is; none if it is the mean of none.
+    #[serde(default)]
+    pub members: Vec<Vec<usize>>,
     pub tables: Tables,
     /// Bits of a table entry.
     #[serde(default = "single")]
@@ -90,6 +93,14 @@ impl Training {
             let (method, _) = train::choose_method(data, &self.settings);
             Descent::by(method, self.settings.steps)
         })
+    }
+
+    /// Notes what the networks are whose mean the network has become.
+    pub fn set_members(&mut self, widths: Vec<Vec<usize>>) {
+        self.members = match widths.len() {
+            1 => Vec::new(),
+            _ => widths,
+        };
     }
 
     /// Notes that training went on with the rows of another file, which may be the same rows.

@@ -413,6 +413,7 @@ pub fn before(settings: &Settings, split: &Split) -> Training {
             0.0
         },
         descent: None,
+        members: Vec::new(),
         tables: Tables::Cubic,
         bits: 32,
     }
@@ -483,6 +484,8 @@ pub fn run_in(
     run.checkpoint.training.roughness = penalty.roughness;
     run.checkpoint.training.slope = penalty.slope;
     run.checkpoint.training.descent = Some(descent);
+    let count = members.len();
+    run.checkpoint.training.set_members(members);
     let options = TableOptions {
         kind: training.kind(),
         tolerance: None,
@@ -496,7 +499,7 @@ pub fn run_in(
     let history = History {
         width_before,
         edges_before,
-        members,
+        members: count,
         stages,
         candidates,
         tried,

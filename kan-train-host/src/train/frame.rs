@@ -208,7 +208,7 @@ impl Frame {
     }
 
     /// One stage of several networks side by side; if `prune`, each is simplified at its end.
-    pub(super) fn stage_of_all(
+    pub fn stage_of_all(
         &self,
         networks: &mut [Network],
         samples: &Samples,

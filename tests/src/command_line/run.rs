@@ -5,6 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::resume::noisy;
 use super::{Desk, flowers, number, table};
 
 #[test]
@@ -153,6 +154,55 @@ fn a_run_is_refined_pruned_and_compiled_again() {
     let said = desk.json("compile run --data back.csv");
     assert!(number(&said["test"]["rmse"]) > 0.0);
     assert_eq!(desk.json("compile run")["test"], said["test"]);
+}
+
+#[test]
+fn the_members_of_a_mean_are_pruned_and_refined_one_by_one() {
+    let desk = Desk::new();
+    desk.file("noisy.csv", noisy(150));
+    let said = desk.json("train noisy.csv --target y --grid 3,6 --steps 8 --out mean");
+    let members = number(&said["members"]);
+    assert!(members > 1.0, "{said:#}");
+    let hidden = |said: &Value| number(&said["width"][1]) as usize;
+    let widths = || {
+        let network: Value =
+            serde_json::from_slice(&desk.bytes("mean/network.json")).expect("whole");
+        let members = network["training"]["members"].as_array().cloned();
+        let members = members.expect("the members are known");
+        let hidden: f64 = members.iter().map(|width| number(&width[1])).sum();
+        (members.len() as f64, hidden as usize)
+    };
+    assert_eq!(widths(), (members, hidden(&said)));
+
+    // The last node is one of the last member; its edges go, and no others.
+    let last = hidden(&said) - 1;
+    let after = desk.json(&format!("prune mean --node 1:{last}"));
+    assert_eq!(hidden(&after), last);
+    assert_eq!(widths(), (members, last));
+    let edge = format!("prune mean --edge 0:0:{last}");
+    desk.fails(&edge, 1, &["no such edge"]);
+    let after = desk.json(&format!("prune mean --edge 0:0:{}", last - 1));
+    assert_eq!(
+        number(&after["edges"]) + 1.0,
+        number(&after["before"]["edges"])
+    );
+    let after = desk.json("prune mean --threshold 0.15");
+    assert!(number(&after["edges"]) < number(&after["before"]["edges"]));
+    assert_eq!(widths(), (members, hidden(&after)));
+
+    let after = desk.json("refine mean --grid 12");
+    assert_eq!(after["members"], said["members"]);
+    assert!(
+        number(&after["train"]["rmse"]) <= number(&after["before"]["train"]["rmse"]),
+        "{after:#}"
+    );
+    // What does not fit the network is not taken for its members: it is trained as one.
+    let mut network: Value =
+        serde_json::from_slice(&desk.bytes("mean/network.json")).expect("whole");
+    network["training"]["members"] = serde_json::json!([[2, 1, 1], [], [7, u64::MAX, 1]]);
+    desk.file("mean/network.json", network.to_string());
+    let after = desk.json("refine mean --grid 24");
+    assert_eq!(after["members"], 1);
 }
 
 #[test]
