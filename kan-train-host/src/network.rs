@@ -426,10 +426,13 @@ impl Network {
     /// the outputs, which are the mean in each. `None` if it is not the mean of such.
     pub fn members(&self, widths: &[Vec<usize>]) -> Option<Vec<Self>> {
         let whole = self.width();
-        let last = self.layers.len() - 1;
+        let last = self.layers.len().checked_sub(1)?;
         let hidden = 1..=last;
         let fits = |width: &Vec<usize>| {
-            width.len() == whole.len() && width[0] == whole[0] && width[last + 1] == whole[last + 1]
+            width.len() == whole.len()
+                && width[0] == whole[0]
+                && width[last + 1] == whole[last + 1]
+                && !width.contains(&0)
         };
         let sum = |l: usize| {
             let nodes = widths.iter().map(|width| width[l]);

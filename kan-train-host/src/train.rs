@@ -269,7 +269,7 @@ pub struct Trained {
     pub edges_before: usize,
     /// How it was trained.
     pub descent: Descent,
-    /// Whether second-order steps were by factorisation.
+    /// Whether second-order steps of the networks, as they are now, are by factorisation.
     pub factorised: bool,
     /// Why it was trained by this method, where training decided.
     pub why: Option<String>,

@@ -567,6 +567,7 @@ fn a_network_is_the_mean_only_of_what_no_edge_connects() {
         vec![vec![2, 2, 2, 1], vec![2, 2, 1]],
         vec![vec![1, 2, 2, 1], vec![1, 2, 2, 1]],
         vec![vec![2, usize::MAX, 2, 1], vec![2, 5, 2, 1]],
+        vec![vec![2, 4, 4, 1], vec![2, 0, 0, 1]],
         vec![Vec::new()],
         Vec::new(),
     ] {

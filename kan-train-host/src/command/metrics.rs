@@ -320,11 +320,21 @@ impl Metrics {
         match self.candidates {
             0 => console.say(format_args!("         {optimizer}")),
             n => console.say(format_args!(
-                "         {optimizer}; the best of {n} candidates on held-out training rows:"
+                "         {optimizer}; the best of {n} candidates on held-out training rows{}:",
+                match self.tried.len() {
+                    shown if shown < n => format!(", the first {shown}"),
+                    _ => String::new(),
+                }
             )),
         }
-        for tried in &self.tried {
-            console.say(format_args!("           {}", candidate(tried)));
+        for (at, tried) in self.tried.iter().enumerate() {
+            let more = match self.members {
+                members if at == 0 && members > tried.members => {
+                    format!("; trained as the mean of {members}")
+                }
+                _ => String::new(),
+            };
+            console.say(format_args!("           {}{more}", candidate(tried)));
         }
         match &self.test {
             Some(test) => console.say(format_args!("test: {}", in_words(test))),

@@ -193,7 +193,7 @@ fn remove_node(
 ) -> Result<(), Failure> {
     let width = width(networks);
     let wrong = |reason: String| Err(Failure::new(format!("--node {layer}:{node}: {reason}")));
-    if layer == 0 || layer + 1 >= width.len() {
+    if layer == 0 || layer >= width.len() - 1 {
         return wrong(format!("no layer of hidden nodes in {}", shape(&width)));
     }
     let Some((at, own)) = place(networks, layer, node) else {
@@ -301,13 +301,19 @@ fn change(
     }
     let predictor = &run.checkpoint.predictor;
     let samples = predictor::samples(&split.train, &predictor.inputs, &predictor.outputs);
-    // Trained as one, a mean would have all its parameters to learn the noise with.
+    // Trained as one, a mean would have all its parameters to learn the noise with. Of other
+    // intervals, members would not have common input grids for long.
+    let intervals = predictor.network.intervals();
     let mut networks = members
         .or_else(|| predictor.network.members(&run.checkpoint.training.members))
+        .filter(|members| members.iter().all(|one| one.intervals() == intervals))
         .unwrap_or_else(|| vec![predictor.network.clone()]);
     remove(&mut networks, &samples)?;
     if networks.iter().any(|network| network.edges() == 0) {
-        return Err(Failure::new("that would leave a network without edges"));
+        return Err(Failure::new(match networks.len() {
+            1 => "that would leave a network without edges",
+            _ => "that would leave one of the networks that the mean is of without edges",
+        }));
     }
     let (mut frame, penalty) = run.frame(&samples, &split.train);
     let finest = frame.finest(&predictor.network.width());

@@ -539,6 +539,7 @@ fn leads_to(progress: &Progress, network: &Network) -> bool {
             && member.base == network.base
             && member.degree() == network.degree()
             && member.layers[0].grids == network.layers[0].grids
+            && member.intervals() == network.intervals()
             && member.edges() > 0
     };
     let increasing = grids.windows(2).all(|pair| pair[0] < pair[1]);

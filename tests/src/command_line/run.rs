@@ -35,6 +35,8 @@ fn a_run_is_refined_pruned_and_compiled_again() {
     desk.fails("prune run --edge 0:0:5", 1, &["--edge 0:0:5", "[2,1,1]"]);
     desk.fails("prune run --edge 0:0", 2, &["--edge", "LAYER:FROM:TO"]);
     desk.fails("prune run --node 0:1", 1, &["--node 0:1", "hidden"]);
+    let layer = u64::MAX;
+    desk.fails(&format!("prune run --node {layer}:0"), 1, &["hidden"]);
     desk.fails("prune run --node 1:0", 1, &["--node 1:0", "only node"]);
     desk.fails("prune run --edge 1:0:0", 1, &["without edges"]);
     let said = desk.json("prune run --edge 0:1:0");

@@ -215,8 +215,15 @@ fn a_target_may_have_a_comma_in_its_name() {
 fn equal_seeds_give_equal_bytes_whatever_the_number_of_threads() {
     let desk = Desk::new();
     desk.file("xy.csv", table(60));
+    // A mean of networks that are trained side by side.
+    desk.file("noisy.csv", noisy(150));
     let train = |out: &str, seed: u64, threads: &str| {
-        let arguments = format!("train xy.csv --target y --seed {seed} --out {out}");
+        let data = if out.starts_with("mean") {
+            "noisy.csv --grid 3,6 --steps 8"
+        } else {
+            "xy.csv"
+        };
+        let arguments = format!("train {data} --target y --seed {seed} --out {out}");
         let output = desk
             .command(&arguments)
             .env("RAYON_NUM_THREADS", threads)
@@ -230,6 +237,11 @@ fn equal_seeds_give_equal_bytes_whatever_the_number_of_threads() {
     assert!(first == train("threads", 1, "2"), "two threads");
     assert!(first == train("many", 1, "7"), "seven threads");
     assert!(first != train("seed", 2, "1"), "another seed");
+    let mean = train("mean", 1, "1");
+    let said: Value = serde_json::from_slice(&desk.bytes("mean/metrics.json")).expect("JSON");
+    assert!(number(&said["members"]) > 1.0);
+    assert!(mean == train("mean2", 1, "2"), "a mean, two threads");
+    assert!(mean == train("mean7", 1, "7"), "a mean, seven threads");
 }
 
 #[test]
