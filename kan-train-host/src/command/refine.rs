@@ -163,18 +163,6 @@ pub fn prune(args: &Prune, console: &Console) -> Result<(), Failure> {
     )
 }
 
-/// The networks side by side: node counts of their mean.
-fn width(networks: &[Network]) -> Vec<usize> {
-    let mut width = networks[0].width();
-    let hidden = 1..width.len() - 1;
-    for other in &networks[1..] {
-        for (sum, nodes) in width[hidden.clone()].iter_mut().zip(&other.width()[1..]) {
-            *sum += nodes;
-        }
-    }
-    width
-}
-
 /// The network that a hidden node of the mean belongs to, and its number there.
 fn place(networks: &[Network], layer: usize, node: usize) -> Option<(usize, usize)> {
     let mut before = 0;
@@ -191,7 +179,7 @@ fn remove_node(
     samples: &Samples,
     [layer, node]: [usize; 2],
 ) -> Result<(), Failure> {
-    let width = width(networks);
+    let width = Network::mean(networks).width();
     let wrong = |reason: String| Err(Failure::new(format!("--node {layer}:{node}: {reason}")));
     if layer == 0 || layer >= width.len() - 1 {
         return wrong(format!("no layer of hidden nodes in {}", shape(&width)));
@@ -217,7 +205,7 @@ fn remove_edge(
     samples: &Samples,
     [layer, from, to]: [usize; 3],
 ) -> Result<(), Failure> {
-    let width = width(networks);
+    let width = Network::mean(networks).width();
     let last = width.len() - 2;
     let there = layer <= last && from < width[layer] && to < width[layer + 1];
     // Inputs and outputs are common to all networks.
